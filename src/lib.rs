@@ -1,0 +1,9 @@
+//! `serve-here` as a library: the life of a request.
+//!
+//! A listener accepts, an *engine* reads a request from the socket, the
+//! *service* decides what it names and who answers, *files* or *gateway*
+//! answer, and the engine writes the response. One direction, no globals.
+
+pub mod error;
+pub mod message;
+pub mod target;

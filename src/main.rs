@@ -1,0 +1,3 @@
+//! The `serve-here` command.
+
+fn main() {}

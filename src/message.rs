@@ -1,0 +1,153 @@
+//! What both sides of the engine boundary say about a message: the body, and
+//! the facts of the connection that travel with a request.
+//!
+//! An engine turns bytes into `Request` and `Response` into bytes; the service
+//! turns one into the other. Neither knows more of the other than this file.
+
+use std::fmt;
+use std::fs::File;
+use std::future::Future;
+use std::io;
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use tokio::sync::mpsc;
+
+pub type Request = http::Request<Body>;
+pub type Response = http::Response<Body>;
+
+/// The content of a message (RFC 9110 §6.4).
+#[derive(Default)]
+pub enum Body {
+    #[default]
+    Empty,
+    Bytes(Bytes),
+    /// Stays a file until the engine writes it, so that an engine that can use
+    /// sendfile does.
+    File(FileBody),
+    Stream(StreamBody),
+    /// The whole response, head included, as the script wrote it (RFC 3875 §5,
+    /// NPH). The engine adds nothing and closes the connection at the end.
+    Unframed(Box<dyn Source>),
+}
+
+/// `length` bytes of `file` from `offset`. If the file turns out to be shorter,
+/// the connection ends early; nothing is padded.
+pub struct FileBody {
+    pub file: Arc<File>,
+    /// In bytes.
+    pub offset: u64,
+    /// In bytes.
+    pub length: u64,
+}
+
+/// Content that is made while it is sent.
+pub struct StreamBody {
+    /// In bytes, where it is known beforehand. The source keeps to it or fails.
+    pub length: Option<u64>,
+    pub source: Box<dyn Source>,
+}
+
+pub type Next<'a> = Pin<Box<dyn Future<Output = Option<Result<Bytes, BodyError>>> + Send + 'a>>;
+
+/// Where a streamed body comes from.
+pub trait Source: Send {
+    /// The next piece, never empty; `None` at the end. After `None` or an error
+    /// it is not asked again. Dropping the future loses no data.
+    fn next(&mut self) -> Next<'_>;
+}
+
+/// Why a body ended before its end.
+#[derive(Debug)]
+pub enum BodyError {
+    /// The client closed its side in mid-body (RFC 9112 §8: incomplete message).
+    Closed,
+    /// No progress for the body timeout.
+    TimedOut,
+    /// Longer than `--max-body`.
+    TooLarge,
+    /// The chunked coding is broken (RFC 9112 §7.1).
+    Malformed,
+    /// The source ended before what it had announced.
+    Truncated,
+    Io(io::Error),
+}
+
+impl fmt::Display for BodyError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Closed => f.write_str("the client closed the connection in mid-body"),
+            Self::TimedOut => f.write_str("the body made no progress in time"),
+            Self::TooLarge => f.write_str("the body is longer than the limit"),
+            Self::Malformed => f.write_str("the chunked coding of the body is broken"),
+            Self::Truncated => f.write_str("the content ended before its announced length"),
+            Self::Io(error) => error.fmt(f),
+        }
+    }
+}
+
+impl std::error::Error for BodyError {}
+
+impl From<io::Error> for BodyError {
+    fn from(error: io::Error) -> Self {
+        Self::Io(error)
+    }
+}
+
+impl Body {
+    /// The length in bytes where it is known; `None` for a stream without one.
+    pub fn length(&self) -> Option<u64> {
+        match self {
+            Self::Empty => Some(0),
+            Self::Bytes(bytes) => Some(bytes.len() as u64),
+            Self::File(file) => Some(file.length),
+            Self::Stream(stream) => stream.length,
+            Self::Unframed(_) => None,
+        }
+    }
+
+    pub fn stream(length: Option<u64>, source: impl Source + 'static) -> Self {
+        Self::Stream(StreamBody {
+            length,
+            source: Box::new(source),
+        })
+    }
+}
+
+impl From<String> for Body {
+    fn from(text: String) -> Self {
+        Self::Bytes(text.into())
+    }
+}
+
+/// A request or response whose producer runs elsewhere and hands over pieces.
+pub struct Channel(pub mpsc::Receiver<Result<Bytes, BodyError>>);
+
+impl Source for Channel {
+    fn next(&mut self) -> Next<'_> {
+        Box::pin(self.0.recv())
+    }
+}
+
+/// Request extension: the connection a request came on.
+#[derive(Clone, Copy, Debug)]
+pub struct Connection {
+    pub remote: SocketAddr,
+    /// The address of the accepted socket, never the wildcard.
+    pub local: SocketAddr,
+    /// Under TLS.
+    pub secure: bool,
+}
+
+/// Request extension: the request-target exactly as received (RFC 9112 §3.2).
+/// `http::Uri` refuses or normalises some of its bytes, so the service reads
+/// this one.
+#[derive(Clone, Debug)]
+pub struct RequestTarget(pub Bytes);
+
+/// Request extension: where interim responses (1xx, RFC 9110 §15.2) go, before
+/// the final one is there. Absent where the client can't take them (HTTP/1.0).
+#[derive(Clone, Debug)]
+pub struct Interim(pub mpsc::UnboundedSender<http::Response<()>>);
