@@ -5,5 +5,6 @@
 //! answer, and the engine writes the response. One direction, no globals.
 
 pub mod error;
+pub mod gateway;
 pub mod message;
 pub mod target;

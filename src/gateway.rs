@@ -1,0 +1,6 @@
+//! Scripts and what runs them (RFC 3875).
+//!
+//! What every kind of gateway shares: which script a path names, what the
+//! script is told about the request, and what its response says.
+
+pub mod script;
