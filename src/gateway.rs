@@ -4,3 +4,4 @@
 //! script is told about the request, and what its response says.
 
 pub mod script;
+pub mod variables;

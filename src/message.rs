@@ -15,6 +15,9 @@ use std::sync::Arc;
 use bytes::Bytes;
 use tokio::sync::mpsc;
 
+/// What the server calls itself: the Server field and `SERVER_SOFTWARE` (C3).
+pub const SERVER_SOFTWARE: &str = concat!("serve-here/", env!("CARGO_PKG_VERSION"));
+
 pub type Request = http::Request<Body>;
 pub type Response = http::Response<Body>;
 
