@@ -3,5 +3,6 @@
 //! What every kind of gateway shares: which script a path names, what the
 //! script is told about the request, and what its response says.
 
+pub mod reply;
 pub mod script;
 pub mod variables;
