@@ -5,4 +5,5 @@
 
 pub mod reply;
 pub mod script;
+pub mod unchunk;
 pub mod variables;
