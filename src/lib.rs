@@ -5,6 +5,8 @@
 //! answer, and the engine writes the response. One direction, no globals.
 
 pub mod error;
+
+pub mod files;
 pub mod gateway;
 pub mod message;
 pub mod target;

@@ -1,0 +1,301 @@
+//! The files of a folder as responses (RFC 9110): what a request for a file or
+//! a directory comes to, and how that is said.
+//!
+//! Deciding and answering are apart: what touches the disk ends in an
+//! [`Outcome`], and only [`Outcome::answer`] turns that into status, header
+//! fields and body. Nothing here knows scripts; folders and endings that belong
+//! to them are withheld on the caller's word.
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::time::SystemTime;
+
+use http::header::{
+    ACCEPT_RANGES, ALLOW, CACHE_CONTROL, CONTENT_RANGE, CONTENT_TYPE, ETAG, HeaderValue,
+    LAST_MODIFIED, LOCATION, X_CONTENT_TYPE_OPTIONS,
+};
+use http::request::Parts;
+use http::{Method, StatusCode};
+use rustix::rand::{GetRandomFlags, getrandom};
+
+use crate::error::{Diagnosis, Fault};
+use crate::message::{Body, FileBody, Response};
+use crate::target::{Target, UrlPath};
+
+use precondition::{Validators, Verdict};
+use range::{ByteRanges, Selection, Span};
+use resolve::{Node, Refusal, RegularFile, Root};
+
+mod media_type;
+mod precondition;
+mod range;
+mod resolve;
+#[cfg(test)]
+mod tests;
+
+const ALLOWED: &str = "GET, HEAD, OPTIONS";
+/// What stands for a directory, in this order.
+const INDEX_NAMES: [&str; 2] = ["index.html", "index.htm"];
+
+/// What of the folder is served.
+#[derive(Clone, Debug, Default)]
+pub struct Options {
+    /// Symbolic links may lead out of the root.
+    pub follow_links: bool,
+    /// Names that start with a dot are served too.
+    pub hidden: bool,
+    /// Folders, relative to the root, whose contents are never served, listed
+    /// or archived (script folders).
+    pub withheld: Vec<PathBuf>,
+    /// File endings without dot whose files are never served as files (scripts
+    /// by ending).
+    pub withheld_extensions: Vec<String>,
+}
+
+/// A folder whose files are served.
+pub struct Files {
+    root: Root,
+}
+
+/// What a request comes to, if it is not refused.
+enum Outcome {
+    /// The methods there are, for OPTIONS (RFC 9110 §9.3.7).
+    Methods,
+    /// The directory was named without its slash.
+    Moved(HeaderValue),
+    NotModified(Validators),
+    Content {
+        file: RegularFile,
+        validators: Validators,
+        media_type: String,
+        /// Never [`Selection::Unsatisfiable`].
+        selection: Selection,
+    },
+}
+
+impl Files {
+    /// Serves what lies below `root`. Held open from now on.
+    pub fn new(root: &Path, options: Options) -> io::Result<Self> {
+        Ok(Self {
+            root: Root::new(root, options)?,
+        })
+    }
+
+    /// Answers a request for what `target` names. The engine adds what depends
+    /// on the connection and leaves the body away for HEAD.
+    pub async fn respond(&self, head: &Parts, target: &Target) -> Result<Response, Fault> {
+        self.decide(head, target)?.answer()
+    }
+
+    fn decide(&self, head: &Parts, target: &Target) -> Result<Outcome, Fault> {
+        let path = target.path.relative().ok_or_else(Fault::not_found)?;
+        let refused = |refusal| fault(refusal, &target.path);
+        let node = self.root.find(&path).map_err(refused)?;
+        if matches!(node, Node::File(_)) && target.path.trailing_slash {
+            return Err(Fault::not_found());
+        }
+        match head.method {
+            Method::GET | Method::HEAD => {}
+            Method::OPTIONS => return Ok(Outcome::Methods),
+            _ => return Err(Fault::method_not_allowed(ALLOWED)),
+        }
+        match node {
+            Node::File(file) => decide_file(&path, file, head),
+            Node::Directory if needs_slash(&target.path) => Ok(Outcome::Moved(with_slash(target))),
+            Node::Directory => match self.index(&path).map_err(refused)? {
+                Some((path, file)) => decide_file(&path, file, head),
+                None => Err(Fault::forbidden()),
+            },
+        }
+    }
+
+    /// The file that stands for the directory. One that is there and can't be
+    /// served is an error: the owner did not mean to show a listing.
+    fn index(&self, directory: &Path) -> Result<Option<(PathBuf, RegularFile)>, Refusal> {
+        for name in INDEX_NAMES {
+            let path = directory.join(name);
+            match self.root.find(&path) {
+                Ok(Node::File(file)) => return Ok(Some((path, file))),
+                Ok(Node::Directory) | Err(Refusal::Missing | Refusal::Special) => {}
+                Err(refusal) => return Err(refusal),
+            }
+        }
+        Ok(None)
+    }
+}
+
+/// Preconditions, then ranges (RFC 9110 §13.2.2).
+fn decide_file(path: &Path, file: RegularFile, head: &Parts) -> Result<Outcome, Fault> {
+    let headers = &head.headers;
+    let validators = Validators::of_file(&file.file, &file.metadata, headers, SystemTime::now());
+    match precondition::evaluate(headers, &validators) {
+        Verdict::Proceed => {}
+        Verdict::NotModified => return Ok(Outcome::NotModified(validators)),
+        Verdict::Failed => return Err(Fault::new(StatusCode::PRECONDITION_FAILED)),
+    }
+    let length = file.metadata.len();
+    let selection =
+        if head.method == Method::GET && precondition::if_range_allows(headers, &validators) {
+            range::select(headers, length)
+        } else {
+            Selection::Whole
+        };
+    if selection == Selection::Unsatisfiable {
+        let length = header_value(format!("bytes */{length}"));
+        return Err(
+            Fault::new(StatusCode::RANGE_NOT_SATISFIABLE).with_header(CONTENT_RANGE, length)
+        );
+    }
+    Ok(Outcome::Content {
+        media_type: media_type::of(path, &file.file),
+        file,
+        validators,
+        selection,
+    })
+}
+
+fn needs_slash(path: &UrlPath) -> bool {
+    !path.trailing_slash && !path.segments.is_empty()
+}
+
+/// The same directory with its slash; the query is kept as it came.
+fn with_slash(target: &Target) -> HeaderValue {
+    let mut location = target.path.encoded().into_bytes();
+    location.push(b'/');
+    if !target.query.is_empty() {
+        location.push(b'?');
+        location.extend_from_slice(&target.query);
+    }
+    HeaderValue::from_bytes(&location).expect("a request-target holds no control characters")
+}
+
+/// The one place where a refusal becomes a status. Where the owner of the
+/// folder can do something about it, the diagnosis says what.
+fn fault(refusal: Refusal, path: &UrlPath) -> Fault {
+    let diagnosis = |reason, fault: &str, hint: &str| Diagnosis {
+        reason,
+        subject: String::from_utf8_lossy(&path.decoded())
+            .trim_start_matches('/')
+            .to_owned(),
+        fault: fault.to_owned(),
+        hint: Some(hint.to_owned()),
+        ..Diagnosis::default()
+    };
+    match refusal {
+        Refusal::Missing => Fault::not_found(),
+        Refusal::Special | Refusal::Script => Fault::forbidden(),
+        Refusal::Outside => Fault::forbidden().because(diagnosis(
+            "link-outside",
+            "a symbolic link leads out of the served folder",
+            "start with --follow-links if that is meant",
+        )),
+        Refusal::System(error) if error.kind() == io::ErrorKind::PermissionDenied => {
+            Fault::forbidden().because(diagnosis(
+                "unreadable",
+                "the server may not read it",
+                "chmod o+r for a file, o+rx for its folders",
+            ))
+        }
+        Refusal::System(error) => Fault::from_file_error(&error),
+    }
+}
+
+impl Outcome {
+    fn answer(self) -> Result<Response, Fault> {
+        match self {
+            Self::Methods => {
+                let mut response = response(StatusCode::NO_CONTENT, Body::Empty);
+                let allowed = HeaderValue::from_static(ALLOWED);
+                response.headers_mut().insert(ALLOW, allowed);
+                Ok(response)
+            }
+            Self::Moved(location) => {
+                let mut response = response(StatusCode::MOVED_PERMANENTLY, Body::Empty);
+                response.headers_mut().insert(LOCATION, location);
+                Ok(response)
+            }
+            Self::NotModified(validators) => {
+                let mut response = response(StatusCode::NOT_MODIFIED, Body::Empty);
+                say_validators(&mut response, &validators);
+                Ok(response)
+            }
+            Self::Content {
+                file,
+                validators,
+                media_type,
+                selection,
+            } => {
+                let mut response = content(file, media_type, selection)?;
+                say_validators(&mut response, &validators);
+                let unit = HeaderValue::from_static("bytes");
+                response.headers_mut().insert(ACCEPT_RANGES, unit);
+                Ok(response)
+            }
+        }
+    }
+}
+
+/// 200 or 206 (RFC 9110 §15.3.7).
+fn content(file: RegularFile, media_type: String, selection: Selection) -> Result<Response, Fault> {
+    let length = file.metadata.len();
+    let span = match selection {
+        Selection::Whole | Selection::Unsatisfiable => Span { offset: 0, length },
+        Selection::One(span) => span,
+        Selection::Many(spans) => {
+            let boundary = boundary()?;
+            let parts = ByteRanges::new(file.file, length, spans, &media_type, &boundary);
+            let body = Body::stream(Some(parts.length()), parts);
+            let mut response = response(StatusCode::PARTIAL_CONTENT, body);
+            let media_type = header_value(format!("multipart/byteranges; boundary={boundary}"));
+            response.headers_mut().insert(CONTENT_TYPE, media_type);
+            return Ok(response);
+        }
+    };
+    let body = Body::File(FileBody {
+        file: file.file.into(),
+        offset: span.offset,
+        length: span.length,
+    });
+    let mut response = response(StatusCode::OK, body);
+    let headers = response.headers_mut();
+    headers.insert(CONTENT_TYPE, header_value(media_type));
+    if selection != Selection::Whole {
+        headers.insert(CONTENT_RANGE, header_value(span.content_range(length)));
+        *response.status_mut() = StatusCode::PARTIAL_CONTENT;
+    }
+    Ok(response)
+}
+
+/// Sixteen random bytes; no content has them by chance.
+fn boundary() -> Result<String, Fault> {
+    let mut bytes = [0; 16];
+    let filled = getrandom(&mut bytes, GetRandomFlags::empty());
+    if filled != Ok(bytes.len()) {
+        return Err(Fault::new(StatusCode::INTERNAL_SERVER_ERROR));
+    }
+    Ok(format!("{:032x}", u128::from_ne_bytes(bytes)))
+}
+
+/// What every response has. `no-cache`: a browser asks again before it shows a
+/// copy, so that an edit is seen at the next request (RFC 9111 §5.2.2.4).
+fn response(status: StatusCode, body: Body) -> Response {
+    let mut response = Response::new(body);
+    *response.status_mut() = status;
+    let headers = response.headers_mut();
+    headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-cache"));
+    headers.insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+    response
+}
+
+fn say_validators(response: &mut Response, validators: &Validators) {
+    let headers = response.headers_mut();
+    headers.insert(ETAG, validators.tag.to_header());
+    if let Some(modified) = validators.modified {
+        let date = httpdate::fmt_http_date(modified);
+        headers.insert(LAST_MODIFIED, header_value(date));
+    }
+}
+
+fn header_value(text: String) -> HeaderValue {
+    HeaderValue::try_from(text).expect("dates, numbers and media types are visible characters")
+}

@@ -1,0 +1,369 @@
+//! From a path below the root to an open file or directory, and to nothing else.
+//!
+//! Owns the rules of what may be opened at all: nothing outside the root, no
+//! hidden name, nothing that is withheld, no FIFO, socket or device. It knows
+//! no URL and no HTTP.
+//!
+//! The kernel does the walk (openat2(2) with `RESOLVE_BENEATH` and
+//! `RESOLVE_NO_SYMLINKS`), so no rename or new link can slip in between a check
+//! and the opening. Only where that walk meets a symbolic link is the link
+//! followed by name, judged by where it ends, and the end opened by the same
+//! strict walk.
+
+use std::ffi::OsStr;
+use std::fs::{self, File, Metadata};
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Component, Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use rustix::fs::{self as rfs, AtFlags, CWD, Mode, OFlags, ResolveFlags};
+use rustix::io::Errno;
+
+use super::Options;
+
+/// The folder that is served.
+pub(super) struct Root {
+    /// Held open, so that the walk starts at this very directory.
+    directory: OwnedFd,
+    /// Canonical.
+    path: PathBuf,
+    options: Options,
+    /// Cleared when the kernel or a sandbox turns out not to have openat2.
+    openat2: AtomicBool,
+}
+
+/// What a path names.
+pub(super) enum Node {
+    File(RegularFile),
+    Directory,
+}
+
+/// A regular file, open for reading.
+pub(super) struct RegularFile {
+    pub(super) file: File,
+    pub(super) metadata: Metadata,
+}
+
+/// Something that exists and may be served, not opened for reading yet.
+pub(super) struct Place {
+    pub(super) metadata: Metadata,
+    path: PathBuf,
+}
+
+/// Why a path is not served.
+#[derive(Debug)]
+pub(super) enum Refusal {
+    /// There is nothing, or nothing that is shown.
+    Missing,
+    /// A FIFO, socket or device.
+    Special,
+    /// A symbolic link leads out of the root.
+    Outside,
+    /// A folder of scripts, or a script reached by way of a link.
+    Script,
+    System(io::Error),
+}
+
+impl From<Errno> for Refusal {
+    fn from(errno: Errno) -> Self {
+        Self::from(io::Error::from(errno))
+    }
+}
+
+impl From<io::Error> for Refusal {
+    fn from(error: io::Error) -> Self {
+        match error.raw_os_error().map(Errno::from_raw_os_error) {
+            Some(Errno::NOENT | Errno::NOTDIR | Errno::NAMETOOLONG) => Self::Missing,
+            _ => Self::System(error),
+        }
+    }
+}
+
+impl Root {
+    pub(super) fn new(path: &Path, options: Options) -> io::Result<Self> {
+        let path = fs::canonicalize(path)?;
+        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        Ok(Self {
+            directory: rfs::open(&path, flags, Mode::empty())?,
+            path,
+            options,
+            openat2: AtomicBool::new(true),
+        })
+    }
+
+    /// Whether an entry of this name is shown: names that start with a dot are
+    /// not, but for `.well-known` (RFC 8615).
+    pub(super) fn shows(&self, name: &OsStr) -> bool {
+        self.options.hidden || !name.as_bytes().starts_with(b".") || name == ".well-known"
+    }
+
+    /// Opens what `path`, relative to the root and free of dot segments, names.
+    pub(super) fn find(&self, path: &Path) -> Result<Node, Refusal> {
+        if !path.iter().all(|name| self.shows(name)) {
+            return Err(Refusal::Missing);
+        }
+        let place = self.locate(path)?;
+        if place.metadata.is_dir() {
+            return Ok(Node::Directory);
+        }
+        // What was a regular file a moment ago may be a FIFO now: NONBLOCK.
+        let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
+        let file = File::from(self.open(&place.path, flags)?);
+        // A file that was replaced in between is as good as the one before it:
+        // the name and the way to it have been judged.
+        let metadata = file.metadata()?;
+        if !metadata.is_file() {
+            return Err(Refusal::Special);
+        }
+        Ok(Node::File(RegularFile { file, metadata }))
+    }
+
+    /// A file or directory that may be served, without opening it for reading.
+    /// `path` is as in [`Root::find`], or one of [`Directory::path`] and a name.
+    pub(super) fn locate(&self, path: &Path) -> Result<Place, Refusal> {
+        let flags = OFlags::PATH | OFlags::CLOEXEC;
+        let (path, handle, linked) = match self.open(path, flags) {
+            Ok(handle) => (path.to_owned(), handle, false),
+            Err(Errno::LOOP) => {
+                let end = self.follow(path)?;
+                let handle = self.open(&end, flags)?;
+                (end, handle, true)
+            }
+            Err(errno) => return Err(errno.into()),
+        };
+        // An O_PATH descriptor can be asked what it is; nothing is opened yet.
+        let handle = File::from(handle);
+        let metadata = handle.metadata()?;
+        if !metadata.is_dir() && !metadata.is_file() {
+            return Err(Refusal::Special);
+        }
+        self.check_withheld(&path, &metadata, linked)?;
+        Ok(Place { metadata, path })
+    }
+
+    /// The end of the symbolic links in `path`: below the root, or anywhere if
+    /// links may lead out.
+    fn follow(&self, path: &Path) -> Result<PathBuf, Refusal> {
+        let end = fs::canonicalize(self.path.join(path))?;
+        match end.strip_prefix(&self.path) {
+            Ok(inside) => Ok(inside.to_owned()),
+            Err(_) if self.options.follow_links => Ok(end),
+            Err(_) => Err(Refusal::Outside),
+        }
+    }
+
+    /// Opens a path relative to the root, or an absolute one, on which no
+    /// symbolic link lies; `ELOOP` if one does.
+    fn open(&self, path: &Path, flags: OFlags) -> rustix::io::Result<OwnedFd> {
+        if self.openat2.load(Ordering::Relaxed) {
+            let mut resolve = ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS;
+            resolve.set(ResolveFlags::BENEATH, path.is_relative());
+            let name = or_dot(path);
+            match rfs::openat2(&self.directory, name, flags, Mode::empty(), resolve) {
+                // ENOSYS: Linux before 5.6. EPERM: a sandbox that knows no openat2.
+                Err(Errno::NOSYS | Errno::PERM) => self.openat2.store(false, Ordering::Relaxed),
+                result => return result,
+            }
+        }
+        walk(self.directory.as_fd(), path, flags)
+    }
+
+    /// Nothing below a folder of scripts is served as a file (C50), however the
+    /// folder is spelled or reached: its name is compared, and its identity
+    /// too, for file systems that ignore case (C46) and for bind mounts.
+    fn check_withheld(
+        &self,
+        path: &Path,
+        metadata: &Metadata,
+        linked: bool,
+    ) -> Result<(), Refusal> {
+        let refusal = || {
+            if linked || metadata.is_dir() && self.is_withheld_folder(path) {
+                Refusal::Script
+            } else {
+                Refusal::Missing
+            }
+        };
+        if metadata.is_file() && self.has_withheld_extension(path) {
+            return Err(refusal());
+        }
+        let folder = if metadata.is_dir() {
+            Some(path)
+        } else {
+            path.parent()
+        };
+        match folder {
+            Some(folder) if self.is_withheld(folder) => Err(refusal()),
+            _ => Ok(()),
+        }
+    }
+
+    /// Whether the name says that the file is a script. In any case, because
+    /// the file system may ignore it.
+    fn has_withheld_extension(&self, path: &Path) -> bool {
+        path.extension().is_some_and(|ending| {
+            let mut withheld = self.options.withheld_extensions.iter();
+            withheld.any(|other| ending.eq_ignore_ascii_case(other))
+        })
+    }
+
+    /// Whether `folder` is a folder of scripts or lies in one.
+    fn is_withheld(&self, folder: &Path) -> bool {
+        !self.options.withheld.is_empty()
+            && folder
+                .ancestors()
+                .any(|ancestor| self.is_withheld_folder(ancestor))
+    }
+
+    fn is_withheld_folder(&self, folder: &Path) -> bool {
+        self.options.withheld.iter().any(|withheld| {
+            folder == withheld
+                || self
+                    .identity(withheld)
+                    .is_some_and(|identity| self.identity(folder) == Some(identity))
+        })
+    }
+
+    /// Device and inode; links are followed.
+    fn identity(&self, path: &Path) -> Option<(u64, u64)> {
+        let stat = rfs::statat(&self.directory, or_dot(path), AtFlags::empty()).ok()?;
+        Some((stat.st_dev, stat.st_ino))
+    }
+}
+
+/// The empty path is the root itself.
+fn or_dot(path: &Path) -> &Path {
+    if path.as_os_str().is_empty() {
+        Path::new(".")
+    } else {
+        path
+    }
+}
+
+/// What openat2 does in one call, name by name: every step is opened without
+/// following a link, from the directory of the step before.
+fn walk(start: BorrowedFd<'_>, path: &Path, flags: OFlags) -> rustix::io::Result<OwnedFd> {
+    let step = OFlags::PATH | OFlags::CLOEXEC | OFlags::NOFOLLOW;
+    let mut at = if path.is_absolute() {
+        rfs::openat(CWD, "/", step, Mode::empty())?
+    } else {
+        rfs::openat(start, ".", step, Mode::empty())?
+    };
+    let mut names = path
+        .components()
+        .filter_map(|component| match component {
+            Component::Normal(name) => Some(name),
+            _ => None,
+        })
+        .peekable();
+    if names.peek().is_none() {
+        return rfs::openat(&at, ".", flags, Mode::empty());
+    }
+    while let Some(name) = names.next() {
+        let how = match names.peek() {
+            Some(_) => step,
+            None => flags | OFlags::NOFOLLOW,
+        };
+        at = rfs::openat(&at, name, how, Mode::empty())?;
+        // With O_PATH a link is opened itself instead of failing.
+        if rfs::FileType::from_raw_mode(rfs::fstat(&at)?.st_mode).is_symlink() {
+            return Err(Errno::LOOP);
+        }
+    }
+    Ok(at)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::target::UrlPath;
+    use proptest::prelude::*;
+    use std::io::Read;
+    use std::os::unix::fs::symlink;
+    use tempfile::TempDir;
+
+    const NAMES: [&str; 16] = [
+        "file", "folder", ".hidden", "up", "top", "out", "out-file", "loop", "back", "self", "..",
+        ".", "", "%2e%2e", "..%2f", "%5c..",
+    ];
+
+    /// A tree in which every file of the root says `inside`, with links of
+    /// every kind, beside files that say `outside`.
+    fn tree() -> TempDir {
+        let tree = tempfile::tempdir().unwrap();
+        let outside = tree.path();
+        let root = outside.join("root");
+        let folder = root.join("folder");
+        fs::create_dir_all(&folder).unwrap();
+        for place in [&root, &folder] {
+            fs::write(place.join("file"), "inside").unwrap();
+            fs::write(place.join(".hidden"), "inside").unwrap();
+            for (link, end) in [("up", ".."), ("top", "/"), ("loop", "loop"), ("self", ".")] {
+                symlink(end, place.join(link)).unwrap();
+            }
+            symlink(outside, place.join("out")).unwrap();
+            symlink(outside.join("file"), place.join("out-file")).unwrap();
+            symlink(&root, place.join("back")).unwrap();
+        }
+        fs::write(outside.join("file"), "outside").unwrap();
+        tree
+    }
+
+    fn root(tree: &TempDir, openat2: bool) -> Root {
+        let mut root = Root::new(&tree.path().join("root"), Options::default()).unwrap();
+        root.openat2 = AtomicBool::new(openat2);
+        root
+    }
+
+    fn content(found: Result<Node, Refusal>) -> Result<String, String> {
+        match found {
+            Ok(Node::File(mut found)) => {
+                let mut text = String::new();
+                found.file.read_to_string(&mut text).unwrap();
+                Ok(text)
+            }
+            Ok(Node::Directory) => Ok("directory".to_owned()),
+            Err(refusal) => Err(format!("{refusal:?}")),
+        }
+    }
+
+    #[test]
+    fn a_link_is_judged_by_where_it_ends() {
+        let tree = tree();
+        for openat2 in [true, false] {
+            let root = root(&tree, openat2);
+            let find = |path: &str| content(root.find(Path::new(path)));
+            assert_eq!(find("folder/file").unwrap(), "inside");
+            assert_eq!(find("folder/up/file").unwrap(), "inside");
+            assert_eq!(find("out/root/file").unwrap(), "inside");
+            assert_eq!(find("").unwrap(), "directory");
+            assert_eq!(find("folder/back").unwrap(), "directory");
+            for path in [
+                "out-file",
+                "up/file",
+                "out/file",
+                "top",
+                "folder/up/up/file",
+            ] {
+                assert_eq!(find(path).unwrap_err(), "Outside", "{path}");
+            }
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn nothing_outside_is_ever_opened_with_or_without_openat2(
+            names in proptest::collection::vec(proptest::sample::select(&NAMES[..]), 0..8),
+        ) {
+            let tree = tree();
+            let url = format!("/{}", names.join("/"));
+            if let Some(path) = UrlPath::parse(url.as_bytes()).ok().and_then(|p| p.relative()) {
+                let [fast, slow] = [true, false].map(|on| content(root(&tree, on).find(&path)));
+                prop_assert_ne!(fast.as_deref(), Ok("outside"));
+                prop_assert_eq!(fast, slow);
+            }
+        }
+    }
+}

@@ -1,0 +1,400 @@
+//! `Files::respond` on folders made for the test.
+
+use std::fs;
+use std::os::unix::fs::symlink;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::header::{CONTENT_LENGTH, HeaderName, IF_MODIFIED_SINCE, IF_NONE_MATCH, IF_RANGE, RANGE};
+use tempfile::TempDir;
+
+use super::*;
+use crate::message::BodyError;
+
+/// A folder, what it is served with, and requests to it.
+struct Site {
+    folder: TempDir,
+    options: Options,
+}
+
+/// A response whose body has been read.
+struct Answer {
+    head: http::response::Parts,
+    body: Result<Vec<u8>, BodyError>,
+    length: Option<u64>,
+}
+
+impl Site {
+    fn new(files: &[(&str, &str)]) -> Self {
+        let site = Self {
+            folder: tempfile::tempdir().unwrap(),
+            options: Options::default(),
+        };
+        for (name, content) in files {
+            let path = site.path(name);
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            fs::write(path, content).unwrap();
+        }
+        site
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.folder.path().join("root").join(name)
+    }
+
+    async fn request(
+        &self,
+        method: Method,
+        target: &str,
+        fields: &[(HeaderName, &str)],
+    ) -> Result<Answer, Fault> {
+        let files = Files::new(&self.path(""), self.options.clone()).unwrap();
+        let mut request = http::Request::builder().method(method);
+        for (name, value) in fields {
+            request = request.header(name, *value);
+        }
+        let (head, ()) = request.body(()).unwrap().into_parts();
+        let target = Target::parse(&Bytes::copy_from_slice(target.as_bytes())).unwrap();
+        let (head, body) = files.respond(&head, &target).await?.into_parts();
+        let length = body.length();
+        let body = read(body).await;
+        Ok(Answer { head, body, length })
+    }
+
+    async fn get(&self, target: &str, fields: &[(HeaderName, &str)]) -> Answer {
+        match self.request(Method::GET, target, fields).await {
+            Ok(answer) => answer,
+            Err(fault) => panic!("{target}: {fault:?}"),
+        }
+    }
+
+    /// The status of a GET, served or refused.
+    async fn status(&self, target: &str) -> u16 {
+        match self.request(Method::GET, target, &[]).await {
+            Ok(answer) => answer.status(),
+            Err(fault) => fault.status.as_u16(),
+        }
+    }
+}
+
+impl Answer {
+    fn status(&self) -> u16 {
+        self.head.status.as_u16()
+    }
+
+    fn field(&self, name: HeaderName) -> &str {
+        let value = self.head.headers.get(name);
+        value.map_or("", |value| value.to_str().unwrap())
+    }
+
+    fn text(&self) -> &str {
+        std::str::from_utf8(self.body.as_ref().unwrap()).unwrap()
+    }
+}
+
+async fn read(body: Body) -> Result<Vec<u8>, BodyError> {
+    use std::os::unix::fs::FileExt;
+    match body {
+        Body::Empty => Ok(Vec::new()),
+        Body::Bytes(bytes) => Ok(bytes.into()),
+        Body::File(body) => {
+            let mut bytes = vec![0; usize::try_from(body.length).unwrap()];
+            body.file.read_exact_at(&mut bytes, body.offset)?;
+            Ok(bytes)
+        }
+        Body::Stream(mut body) => {
+            let mut bytes = Vec::new();
+            while let Some(piece) = body.source.next().await {
+                bytes.extend_from_slice(&piece?);
+            }
+            Ok(bytes)
+        }
+        Body::Unframed(_) => unreachable!("only scripts write their own head"),
+    }
+}
+
+fn set_modified(path: &Path, age: Duration) {
+    let file = fs::File::open(path).unwrap();
+    file.set_modified(SystemTime::now() - age).unwrap();
+}
+
+#[tokio::test]
+async fn a_file_is_sent_with_its_type_and_its_validators() {
+    let site = Site::new(&[("a b.html", "<p>hello")]);
+    let answer = site.get("/a%20b.html", &[]).await;
+    assert_eq!(answer.status(), 200);
+    assert_eq!(answer.text(), "<p>hello");
+    assert_eq!(answer.length, Some(8));
+    assert_eq!(answer.field(CONTENT_TYPE), "text/html; charset=utf-8");
+    assert_eq!(answer.field(X_CONTENT_TYPE_OPTIONS), "nosniff");
+    assert_eq!(answer.field(ACCEPT_RANGES), "bytes");
+    assert_eq!(answer.field(CACHE_CONTROL), "no-cache");
+    assert!(answer.field(ETAG).starts_with('"'));
+    assert!(answer.field(LAST_MODIFIED).ends_with(" GMT"));
+    // That is the engine's field.
+    assert_eq!(answer.field(CONTENT_LENGTH), "");
+}
+
+#[tokio::test]
+async fn other_methods_are_refused_and_options_names_those_there_are() {
+    let site = Site::new(&[("a", ""), ("d/x", "")]);
+    for target in ["/a", "/d", "/d/"] {
+        let fault = site.request(Method::POST, target, &[]).await;
+        let fault = fault.err().unwrap();
+        assert_eq!(fault.status, 405);
+        assert_eq!(fault.headers[ALLOW], ALLOWED);
+        let answer = site.request(Method::OPTIONS, target, &[]).await.unwrap();
+        assert_eq!((answer.status(), answer.field(ALLOW)), (204, ALLOWED));
+    }
+    for method in [Method::POST, Method::OPTIONS] {
+        let fault = site.request(method, "/none", &[]).await.err().unwrap();
+        assert_eq!(fault.status, 404);
+    }
+}
+
+#[tokio::test]
+async fn a_directory_without_its_slash_is_redirected_with_the_query() {
+    let site = Site::new(&[("d é?/index.html", "x")]);
+    for (target, location) in [
+        ("/d%20%C3%A9%3F", "/d%20%C3%A9%3F/"),
+        ("/d%20%C3%A9%3F?a=%zz&b", "/d%20%C3%A9%3F/?a=%zz&b"),
+        ("//d%20%c3%a9%3f?", "/d%20%C3%A9%3F/"),
+    ] {
+        let answer = site.get(target, &[]).await;
+        assert_eq!(answer.status(), 301);
+        assert_eq!(answer.field(LOCATION), location);
+    }
+}
+
+#[tokio::test]
+async fn index_html_stands_for_its_directory_and_index_htm_after_it() {
+    let site = Site::new(&[
+        ("both/index.html", "html"),
+        ("both/index.htm", "htm"),
+        ("htm/index.htm", "htm"),
+        ("folder/index.html/x", ""),
+        ("folder/index.htm", "htm"),
+    ]);
+    for (target, content) in [("/both/", "html"), ("/htm/", "htm"), ("/folder/", "htm")] {
+        let answer = site.get(target, &[]).await;
+        assert_eq!(answer.text(), content, "{target}");
+        assert_eq!(answer.field(CONTENT_TYPE), "text/html; charset=utf-8");
+    }
+}
+
+#[tokio::test]
+async fn what_names_no_file_is_not_found() {
+    let site = Site::new(&[("a", ""), ("d/x", "")]);
+    let long = format!("/{}", "n".repeat(256));
+    let deep = "/d".repeat(3000);
+    for target in [
+        "/none",
+        "/a/",
+        "/a/b",
+        "/d%2Fx",
+        "/%252e%252e/",
+        "/a%5C",
+        &long,
+        &deep,
+    ] {
+        assert_eq!(site.status(target).await, 404, "{target}");
+    }
+}
+
+#[tokio::test]
+async fn hidden_files_are_found_only_on_demand_but_well_known_ones_always() {
+    let mut site = Site::new(&[
+        (".env", ""),
+        (".git/config", ""),
+        ("d/.x/y", ""),
+        (".well-known/acme", ""),
+        (".well-known/.x", ""),
+    ]);
+    symlink(".env", site.path("shown")).unwrap();
+    let hidden = [
+        "/.env",
+        "/.git/config",
+        "/d/.x/y",
+        "/.git",
+        "/.well-known/.x",
+    ];
+    for target in hidden {
+        assert_eq!(site.status(target).await, 404, "{target}");
+    }
+    assert_eq!(site.status("/.well-known/acme").await, 200);
+    assert_eq!(site.status("/shown").await, 200);
+    site.options.hidden = true;
+    for target in hidden {
+        assert_ne!(site.status(target).await, 404, "{target}");
+    }
+}
+
+#[tokio::test]
+async fn links_that_lead_out_are_refused_unless_they_may() {
+    let mut site = Site::new(&[("in/x", "inside")]);
+    let outside = site.folder.path().join("outside");
+    fs::create_dir(&outside).unwrap();
+    fs::write(outside.join("x"), "outside").unwrap();
+    for (link, end) in [
+        ("file", "../outside/x"),
+        ("folder", "../outside"),
+        ("chain", "folder/x"),
+    ] {
+        symlink(end, site.path(link)).unwrap();
+    }
+    symlink(&outside, site.path("absolute")).unwrap();
+    symlink("in", site.path("inner")).unwrap();
+    symlink(site.path("in/x"), site.path("inner-absolute")).unwrap();
+    symlink("nothing", site.path("broken")).unwrap();
+    symlink("loop", site.path("loop")).unwrap();
+    let out = ["/file", "/folder/x", "/folder", "/chain", "/absolute/x"];
+    for target in out {
+        assert_eq!(site.status(target).await, 403, "{target}");
+    }
+    for target in ["/inner/x", "/inner-absolute"] {
+        assert_eq!(site.get(target, &[]).await.text(), "inside");
+    }
+    assert_eq!(site.status("/broken").await, 404);
+    assert_eq!(site.status("/loop").await, 403);
+    site.options.follow_links = true;
+    for target in out {
+        assert!(site.status(target).await < 400, "{target}");
+    }
+    assert_eq!(site.get("/folder/x", &[]).await.text(), "outside");
+}
+
+#[tokio::test]
+async fn a_fifo_or_socket_is_refused_and_never_opened() {
+    let site = Site::new(&[("d/x", "")]);
+    let kind = rustix::fs::FileType::Fifo;
+    let mode = rustix::fs::Mode::from_raw_mode(0o666);
+    rustix::fs::mknodat(rustix::fs::CWD, site.path("fifo"), kind, mode, 0).unwrap();
+    let _socket = std::os::unix::net::UnixListener::bind(site.path("socket")).unwrap();
+    symlink("fifo", site.path("link")).unwrap();
+    for target in ["/fifo", "/socket", "/link"] {
+        assert_eq!(site.status(target).await, 403, "{target}");
+    }
+}
+
+#[tokio::test]
+async fn scripts_are_never_served_however_they_are_reached_c46_c50() {
+    let mut site = Site::new(&[
+        ("cgi-bin/x.sh", "source"),
+        ("cgi-bin/sub/y", "source"),
+        ("page.PHP", "source"),
+        ("real/z", "source"),
+        ("plain", "text"),
+    ]);
+    symlink("cgi-bin/x.sh", site.path("file")).unwrap();
+    symlink("cgi-bin", site.path("folder")).unwrap();
+    symlink("page.PHP", site.path("page.txt")).unwrap();
+    symlink("real", site.path("htbin")).unwrap();
+    site.options = Options {
+        withheld: vec!["cgi-bin".into(), "htbin".into(), "none".into()],
+        withheld_extensions: vec!["php".to_owned()],
+        ..Options::default()
+    };
+    for (target, status) in [
+        ("/cgi-bin/x.sh", 404),
+        ("/cgi-bin/sub/y", 404),
+        ("/cgi-bin/none", 404),
+        ("/cgi-bin/", 403),
+        ("/cgi-bin", 403),
+        ("/page.PHP", 404),
+        ("/file", 403),
+        ("/folder/x.sh", 403),
+        ("/page.txt", 403),
+        // The same directory by its other name.
+        ("/real/z", 404),
+        ("/plain", 200),
+    ] {
+        assert_eq!(site.status(target).await, status, "{target}");
+    }
+}
+
+#[tokio::test]
+async fn a_revalidated_file_is_not_sent_again() {
+    let site = Site::new(&[("a", "content")]);
+    let first = site.get("/a", &[]).await;
+    for (name, value) in [
+        (IF_NONE_MATCH, first.field(ETAG)),
+        (IF_MODIFIED_SINCE, first.field(LAST_MODIFIED)),
+    ] {
+        let again = site.get("/a", &[(name, value)]).await;
+        assert_eq!(again.status(), 304);
+        assert_eq!(again.length, Some(0));
+        assert_eq!(again.field(ETAG), first.field(ETAG));
+        assert_eq!(again.field(LAST_MODIFIED), first.field(LAST_MODIFIED));
+        assert_eq!(again.field(CACHE_CONTROL), "no-cache");
+    }
+}
+
+#[tokio::test]
+async fn an_edit_of_the_same_length_within_one_tick_of_the_clock_is_seen() {
+    let site = Site::new(&[]);
+    fs::create_dir(site.path("")).unwrap();
+    let mut tag = String::new();
+    for round in 0..20 {
+        let content = format!("{round:04}");
+        fs::write(site.path("a"), &content).unwrap();
+        let answer = site.get("/a", &[(IF_NONE_MATCH, &tag)]).await;
+        assert_eq!((answer.status(), answer.text()), (200, &content[..]));
+        tag = answer.field(ETAG).to_owned();
+    }
+}
+
+#[tokio::test]
+async fn an_edit_that_keeps_the_time_of_modification_is_seen() {
+    let site = Site::new(&[("a", "one")]);
+    let day = Duration::from_secs(86_400);
+    set_modified(&site.path("a"), day);
+    let first = site.get("/a", &[]).await;
+    fs::write(site.path("a"), "two").unwrap();
+    set_modified(&site.path("a"), day);
+    let fields = [(IF_NONE_MATCH, first.field(ETAG))];
+    assert_eq!(site.get("/a", &fields).await.text(), "two");
+}
+
+#[tokio::test]
+async fn ranges_are_sent_and_named() {
+    let site = Site::new(&[("a", "0123456789"), ("empty", "")]);
+    let one = site.get("/a", &[(RANGE, "bytes=2-4")]).await;
+    assert_eq!((one.status(), one.text()), (206, "234"));
+    assert_eq!(one.field(CONTENT_RANGE), "bytes 2-4/10");
+    assert_eq!(one.length, Some(3));
+
+    let two = site.get("/a", &[(RANGE, "bytes=0-0,-1")]).await;
+    assert_eq!(two.status(), 206);
+    assert_eq!(two.field(CONTENT_RANGE), "");
+    let media_type = two.field(CONTENT_TYPE);
+    let boundary = media_type.strip_prefix("multipart/byteranges; boundary=");
+    let end = format!("--{}--\r\n", boundary.unwrap());
+    assert!(two.text().ends_with(&end), "{}", two.text());
+    assert_eq!(two.length, Some(two.text().len() as u64));
+
+    for (target, range, whole) in [("/a", "bytes=10-", "*/10"), ("/empty", "bytes=0-0", "*/0")] {
+        let fields = [(RANGE, range)];
+        let fault = site.request(Method::GET, target, &fields).await;
+        let fault = fault.err().unwrap();
+        assert_eq!(fault.status, 416);
+        assert_eq!(fault.headers[CONTENT_RANGE], format!("bytes {whole}"));
+    }
+    let head = site.request(Method::HEAD, "/a", &[(RANGE, "bytes=2-4")]);
+    assert_eq!(head.await.unwrap().status(), 200);
+}
+
+#[tokio::test]
+async fn if_range_sends_the_part_or_the_whole() {
+    let site = Site::new(&[("a", "0123456789")]);
+    set_modified(&site.path("a"), Duration::from_secs(60));
+    let first = site.get("/a", &[]).await;
+    for (value, status) in [
+        (first.field(ETAG), 206),
+        (first.field(LAST_MODIFIED), 206),
+        ("\"other\"", 200),
+        ("Sun, 06 Nov 1994 08:49:37 GMT", 200),
+    ] {
+        let fields = [(RANGE, "bytes=0-0"), (IF_RANGE, value)];
+        assert_eq!(site.get("/a", &fields).await.status(), status, "{value}");
+    }
+}
