@@ -6,13 +6,15 @@
 //! fields and body. Nothing here knows scripts; folders and endings that belong
 //! to them are withheld on the caller's word.
 
+use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::SystemTime;
 
 use http::header::{
-    ACCEPT_RANGES, ALLOW, CACHE_CONTROL, CONTENT_RANGE, CONTENT_TYPE, ETAG, HeaderValue,
-    LAST_MODIFIED, LOCATION, X_CONTENT_TYPE_OPTIONS,
+    ACCEPT, ACCEPT_RANGES, ALLOW, CACHE_CONTROL, CONTENT_RANGE, CONTENT_SECURITY_POLICY,
+    CONTENT_TYPE, ETAG, HeaderValue, LAST_MODIFIED, LOCATION, VARY, X_CONTENT_TYPE_OPTIONS,
 };
 use http::request::Parts;
 use http::{Method, StatusCode};
@@ -20,12 +22,15 @@ use rustix::rand::{GetRandomFlags, getrandom};
 
 use crate::error::{Diagnosis, Fault};
 use crate::message::{Body, FileBody, Response};
-use crate::target::{Target, UrlPath};
+use crate::target::{self, Target, UrlPath};
 
+use listing::{Form, View};
 use precondition::{Validators, Verdict};
 use range::{ByteRanges, Selection, Span};
-use resolve::{Node, Refusal, RegularFile, Root};
+use resolve::{Directory, Node, Refusal, RegularFile, Root};
 
+mod civil;
+mod listing;
 mod media_type;
 mod precondition;
 mod range;
@@ -54,7 +59,8 @@ pub struct Options {
 
 /// A folder whose files are served.
 pub struct Files {
-    root: Root,
+    /// Shared with the tasks that read directories.
+    root: Arc<Root>,
 }
 
 /// What a request comes to, if it is not refused.
@@ -63,9 +69,19 @@ enum Outcome {
     Methods,
     /// The directory was named without its slash.
     Moved(HeaderValue),
-    NotModified(Validators),
+    NotModified {
+        validators: Validators,
+        negotiated: bool,
+    },
+    Listing {
+        text: String,
+        validators: Validators,
+        view: View,
+    },
     Content {
-        file: RegularFile,
+        file: File,
+        /// Of the whole file, in bytes.
+        length: u64,
         validators: Validators,
         media_type: String,
         /// Never [`Selection::Unsatisfiable`].
@@ -77,17 +93,17 @@ impl Files {
     /// Serves what lies below `root`. Held open from now on.
     pub fn new(root: &Path, options: Options) -> io::Result<Self> {
         Ok(Self {
-            root: Root::new(root, options)?,
+            root: Arc::new(Root::new(root, options)?),
         })
     }
 
     /// Answers a request for what `target` names. The engine adds what depends
     /// on the connection and leaves the body away for HEAD.
     pub async fn respond(&self, head: &Parts, target: &Target) -> Result<Response, Fault> {
-        self.decide(head, target)?.answer()
+        self.decide(head, target).await?.answer()
     }
 
-    fn decide(&self, head: &Parts, target: &Target) -> Result<Outcome, Fault> {
+    async fn decide(&self, head: &Parts, target: &Target) -> Result<Outcome, Fault> {
         let path = target.path.relative().ok_or_else(Fault::not_found)?;
         let refused = |refusal| fault(refusal, &target.path);
         let node = self.root.find(&path).map_err(refused)?;
@@ -101,11 +117,49 @@ impl Files {
         }
         match node {
             Node::File(file) => decide_file(&path, file, head),
-            Node::Directory if needs_slash(&target.path) => Ok(Outcome::Moved(with_slash(target))),
-            Node::Directory => match self.index(&path).map_err(refused)? {
-                Some((path, file)) => decide_file(&path, file, head),
-                None => Err(Fault::forbidden()),
-            },
+            Node::Directory(_) if needs_slash(&target.path) => {
+                Ok(Outcome::Moved(with_slash(target)))
+            }
+            Node::Directory(directory) => {
+                let view = View::of(&target.query, &head.headers);
+                // A form that the query names is meant, index or not.
+                if view.negotiated
+                    && let Some((path, file)) = self.index(&path).map_err(refused)?
+                {
+                    return decide_file(&path, file, head);
+                }
+                self.list(directory, &target.path, view, head).await
+            }
+        }
+    }
+
+    async fn list(
+        &self,
+        directory: Directory,
+        path: &UrlPath,
+        view: View,
+        head: &Parts,
+    ) -> Result<Outcome, Fault> {
+        let root = Arc::clone(&self.root);
+        let url = path.clone();
+        // Ten thousand entries are ten thousand calls of the system.
+        let writing = move || listing::write(&root, &directory, &url, view);
+        let text = tokio::task::spawn_blocking(writing)
+            .await
+            .map_err(|_| Fault::new(StatusCode::INTERNAL_SERVER_ERROR))?
+            .map_err(|refusal| fault(refusal, path))?;
+        let validators = Validators::of_content(text.as_bytes());
+        match precondition::evaluate(&head.headers, &validators) {
+            Verdict::Proceed => Ok(Outcome::Listing {
+                text,
+                validators,
+                view,
+            }),
+            Verdict::NotModified => Ok(Outcome::NotModified {
+                validators,
+                negotiated: view.negotiated,
+            }),
+            Verdict::Failed => Err(Fault::new(StatusCode::PRECONDITION_FAILED)),
         }
     }
 
@@ -116,7 +170,7 @@ impl Files {
             let path = directory.join(name);
             match self.root.find(&path) {
                 Ok(Node::File(file)) => return Ok(Some((path, file))),
-                Ok(Node::Directory) | Err(Refusal::Missing | Refusal::Special) => {}
+                Ok(Node::Directory(_)) | Err(Refusal::Missing | Refusal::Special) => {}
                 Err(refusal) => return Err(refusal),
             }
         }
@@ -130,7 +184,12 @@ fn decide_file(path: &Path, file: RegularFile, head: &Parts) -> Result<Outcome, 
     let validators = Validators::of_file(&file.file, &file.metadata, headers, SystemTime::now());
     match precondition::evaluate(headers, &validators) {
         Verdict::Proceed => {}
-        Verdict::NotModified => return Ok(Outcome::NotModified(validators)),
+        Verdict::NotModified => {
+            return Ok(Outcome::NotModified {
+                validators,
+                negotiated: false,
+            });
+        }
         Verdict::Failed => return Err(Fault::new(StatusCode::PRECONDITION_FAILED)),
     }
     let length = file.metadata.len();
@@ -148,7 +207,8 @@ fn decide_file(path: &Path, file: RegularFile, head: &Parts) -> Result<Outcome, 
     }
     Ok(Outcome::Content {
         media_type: media_type::of(path, &file.file),
-        file,
+        file: file.file,
+        length,
         validators,
         selection,
     })
@@ -214,18 +274,34 @@ impl Outcome {
                 response.headers_mut().insert(LOCATION, location);
                 Ok(response)
             }
-            Self::NotModified(validators) => {
+            Self::NotModified {
+                validators,
+                negotiated,
+            } => {
                 let mut response = response(StatusCode::NOT_MODIFIED, Body::Empty);
+                say_validators(&mut response, &validators);
+                if negotiated {
+                    say_negotiated(&mut response);
+                }
+                Ok(response)
+            }
+            Self::Listing {
+                text,
+                validators,
+                view,
+            } => {
+                let mut response = listing(text, view);
                 say_validators(&mut response, &validators);
                 Ok(response)
             }
             Self::Content {
                 file,
+                length,
                 validators,
                 media_type,
                 selection,
             } => {
-                let mut response = content(file, media_type, selection)?;
+                let mut response = content(file, length, media_type, selection)?;
                 say_validators(&mut response, &validators);
                 let unit = HeaderValue::from_static("bytes");
                 response.headers_mut().insert(ACCEPT_RANGES, unit);
@@ -235,15 +311,37 @@ impl Outcome {
     }
 }
 
+fn listing(text: String, view: View) -> Response {
+    let mut response = response(StatusCode::OK, text.into());
+    let headers = response.headers_mut();
+    let media_type = match view.form {
+        Form::Html => {
+            let policy = HeaderValue::from_static(listing::CONTENT_SECURITY_POLICY);
+            headers.insert(CONTENT_SECURITY_POLICY, policy);
+            "text/html; charset=utf-8"
+        }
+        Form::Json => "application/json; charset=utf-8",
+    };
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static(media_type));
+    if view.negotiated {
+        say_negotiated(&mut response);
+    }
+    response
+}
+
 /// 200 or 206 (RFC 9110 §15.3.7).
-fn content(file: RegularFile, media_type: String, selection: Selection) -> Result<Response, Fault> {
-    let length = file.metadata.len();
+fn content(
+    file: File,
+    length: u64,
+    media_type: String,
+    selection: Selection,
+) -> Result<Response, Fault> {
     let span = match selection {
         Selection::Whole | Selection::Unsatisfiable => Span { offset: 0, length },
         Selection::One(span) => span,
         Selection::Many(spans) => {
             let boundary = boundary()?;
-            let parts = ByteRanges::new(file.file, length, spans, &media_type, &boundary);
+            let parts = ByteRanges::new(file, length, spans, &media_type, &boundary);
             let body = Body::stream(Some(parts.length()), parts);
             let mut response = response(StatusCode::PARTIAL_CONTENT, body);
             let media_type = header_value(format!("multipart/byteranges; boundary={boundary}"));
@@ -252,7 +350,7 @@ fn content(file: RegularFile, media_type: String, selection: Selection) -> Resul
         }
     };
     let body = Body::File(FileBody {
-        file: file.file.into(),
+        file: file.into(),
         offset: span.offset,
         length: span.length,
     });
@@ -294,6 +392,20 @@ fn say_validators(response: &mut Response, validators: &Validators) {
         let date = httpdate::fmt_http_date(modified);
         headers.insert(LAST_MODIFIED, header_value(date));
     }
+}
+
+/// Another Accept would have been answered otherwise (RFC 9110 §12.5.5).
+fn say_negotiated(response: &mut Response) {
+    let field = HeaderValue::from_name(ACCEPT);
+    response.headers_mut().insert(VARY, field);
+}
+
+/// The decoded value of the first `name=` in a query.
+fn parameter(query: &[u8], name: &str) -> Option<Vec<u8>> {
+    query.split(|&b| b == b'&').find_map(|pair| {
+        let value = pair.strip_prefix(name.as_bytes())?.strip_prefix(b"=")?;
+        target::decode(value).ok()
+    })
 }
 
 fn header_value(text: String) -> HeaderValue {

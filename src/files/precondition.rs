@@ -177,6 +177,21 @@ impl Validators {
             }),
         }
     }
+
+    /// Of content made for this request. Weak: the same entries may be written
+    /// in another way by the next version of this program.
+    pub(super) fn of_content(content: &[u8]) -> Self {
+        let mut hasher = DefaultHasher::new();
+        hasher.write(content);
+        Self {
+            tag: EntityTag {
+                weak: true,
+                opaque: format!("{:x}", hasher.finish()).into_bytes(),
+            },
+            modified: None,
+            settled: false,
+        }
+    }
 }
 
 /// The time for Last-Modified. Never in the future (RFC 9110 §8.8.2.1); none

@@ -37,7 +37,7 @@ pub(super) struct Root {
 /// What a path names.
 pub(super) enum Node {
     File(RegularFile),
-    Directory,
+    Directory(Directory),
 }
 
 /// A regular file, open for reading.
@@ -46,10 +46,19 @@ pub(super) struct RegularFile {
     pub(super) metadata: Metadata,
 }
 
+/// A directory that may be looked into.
+pub(super) struct Directory {
+    /// Without symbolic links; relative to the root, or absolute if a link led
+    /// out of it.
+    pub(super) path: PathBuf,
+    handle: OwnedFd,
+}
+
 /// Something that exists and may be served, not opened for reading yet.
 pub(super) struct Place {
     pub(super) metadata: Metadata,
     path: PathBuf,
+    handle: OwnedFd,
 }
 
 /// Why a path is not served.
@@ -93,6 +102,12 @@ impl Root {
         })
     }
 
+    /// The name of the served folder, for people.
+    pub(super) fn name(&self) -> &OsStr {
+        // The root of the file system has none.
+        self.path.file_name().unwrap_or(OsStr::new("files"))
+    }
+
     /// Whether an entry of this name is shown: names that start with a dot are
     /// not, but for `.well-known` (RFC 8615).
     pub(super) fn shows(&self, name: &OsStr) -> bool {
@@ -106,7 +121,10 @@ impl Root {
         }
         let place = self.locate(path)?;
         if place.metadata.is_dir() {
-            return Ok(Node::Directory);
+            return Ok(Node::Directory(Directory {
+                path: place.path,
+                handle: place.handle,
+            }));
         }
         // What was a regular file a moment ago may be a FIFO now: NONBLOCK.
         let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
@@ -140,7 +158,11 @@ impl Root {
             return Err(Refusal::Special);
         }
         self.check_withheld(&path, &metadata, linked)?;
-        Ok(Place { metadata, path })
+        Ok(Place {
+            metadata,
+            path,
+            handle: handle.into(),
+        })
     }
 
     /// The end of the symbolic links in `path`: below the root, or anywhere if
@@ -230,6 +252,15 @@ impl Root {
     fn identity(&self, path: &Path) -> Option<(u64, u64)> {
         let stat = rfs::statat(&self.directory, or_dot(path), AtFlags::empty()).ok()?;
         Some((stat.st_dev, stat.st_ino))
+    }
+}
+
+impl Directory {
+    /// A descriptor whose entries can be read; it fails where the directory is
+    /// not readable.
+    pub(super) fn open(&self) -> rustix::io::Result<OwnedFd> {
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        rfs::openat(&self.handle, ".", flags, Mode::empty())
     }
 }
 
@@ -324,7 +355,7 @@ mod tests {
                 found.file.read_to_string(&mut text).unwrap();
                 Ok(text)
             }
-            Ok(Node::Directory) => Ok("directory".to_owned()),
+            Ok(Node::Directory(_)) => Ok("directory".to_owned()),
             Err(refusal) => Err(format!("{refusal:?}")),
         }
     }

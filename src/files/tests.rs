@@ -398,3 +398,199 @@ async fn if_range_sends_the_part_or_the_whole() {
         assert_eq!(site.get("/a", &fields).await.status(), status, "{value}");
     }
 }
+
+/// The `href` of every entry of a listing, in its order.
+fn links(page: &str) -> Vec<&str> {
+    let (_, entries) = page.split_once("<tbody id=\"entries\">").unwrap();
+    let (entries, _) = entries.split_once("</tbody>").unwrap();
+    let links = entries.split("href=\"").skip(1);
+    links.map(|link| link.split_once('"').unwrap().0).collect()
+}
+
+#[tokio::test]
+async fn a_listing_names_folders_first_and_sorts_on_request() {
+    let site = Site::new(&[
+        ("d/b10", "1"),
+        ("d/B9", "333"),
+        ("d/a", "22"),
+        ("d/z/x", ""),
+    ]);
+    let day = Duration::from_secs(86_400);
+    set_modified(&site.path("d/a"), day);
+    set_modified(&site.path("d/B9"), day * 2);
+    for (query, expected) in [
+        ("", ["./z/", "./a", "./B9", "./b10"]),
+        ("?sort=name&order=desc", ["./z/", "./b10", "./B9", "./a"]),
+        ("?sort=size", ["./z/", "./b10", "./a", "./B9"]),
+        ("?sort=size&order=desc", ["./z/", "./B9", "./a", "./b10"]),
+        ("?sort=time", ["./z/", "./B9", "./a", "./b10"]),
+        ("?sort=nothing&order=%zz", ["./z/", "./a", "./B9", "./b10"]),
+    ] {
+        let answer = site.get(&format!("/d/{query}"), &[]).await;
+        assert_eq!(links(answer.text()), expected, "{query}");
+        assert_eq!(answer.field(CONTENT_TYPE), "text/html; charset=utf-8");
+        assert!(
+            answer
+                .field(CONTENT_SECURITY_POLICY)
+                .starts_with("default-src 'none'")
+        );
+        assert_eq!(answer.field(VARY), "accept");
+    }
+    let page = site.get("/d/?sort=size", &[]).await;
+    assert!(
+        page.text()
+            .contains("aria-sort=\"ascending\"><a href=\"?sort=size&amp;order=desc\"")
+    );
+    assert!(page.text().contains("<a href=\"../\">Parent folder</a>"));
+    assert!(
+        page.text()
+            .contains("<li><a href=\"/\"><bdi>root</bdi></a></li>")
+    );
+    assert!(!site.get("/", &[]).await.text().contains("Parent folder"));
+}
+
+#[tokio::test]
+async fn every_link_of_a_listing_leads_to_its_file_whatever_its_name() {
+    use std::ffi::OsStr;
+    use std::os::unix::ffi::OsStrExt;
+    let site = Site::new(&[("d/first", "first")]);
+    let names: [&[u8]; 12] = [
+        b"\"quoted\" 'name'",
+        b"<img src=x onerror=alert(1)>",
+        b"100%",
+        b"%2e%2e",
+        b"a#b?c&d;e",
+        b"new\nline",
+        b"not-\xff\xfe-utf8",
+        b"javascript:alert(1)",
+        b"back\\slash",
+        b" spaces ",
+        "\u{202e}\u{e9}\u{1f600}".as_bytes(),
+        b"{{rows}}",
+    ];
+    for name in names {
+        fs::write(site.path("d").join(OsStr::from_bytes(name)), name).unwrap();
+    }
+    let page = site.get("/d/", &[]).await;
+    let links = links(page.text());
+    assert_eq!(links.len(), names.len() + 1);
+    for link in links {
+        let path = link.strip_prefix("./").unwrap();
+        let answer = site.get(&format!("/d/{path}"), &[]).await;
+        let content = answer.body.unwrap();
+        assert!(
+            content == b"first" || names.contains(&&content[..]),
+            "{link}"
+        );
+    }
+    assert!(!page.text().contains("<img"));
+}
+
+#[tokio::test]
+async fn a_listing_shows_what_a_request_would_be_answered_for() {
+    let mut site = Site::new(&[
+        ("file", "a"),
+        (".env", ""),
+        ("folder/x", ""),
+        ("cgi-bin/x", ""),
+    ]);
+    let outside = site.folder.path().join("outside");
+    fs::write(&outside, "outside").unwrap();
+    let kind = rustix::fs::FileType::Fifo;
+    let mode = rustix::fs::Mode::from_raw_mode(0o666);
+    rustix::fs::mknodat(rustix::fs::CWD, site.path("fifo"), kind, mode, 0).unwrap();
+    for (link, end) in [
+        ("out", "../outside"),
+        ("broken", "nothing"),
+        ("loop", "loop"),
+        ("script", "cgi-bin/x"),
+        ("to-file", "file"),
+        ("to-folder", "folder"),
+        ("to-hidden", ".env"),
+    ] {
+        symlink(end, site.path(link)).unwrap();
+    }
+    site.options.withheld = vec!["cgi-bin".into()];
+    let shown = [
+        "./cgi-bin/",
+        "./folder/",
+        "./to-folder/",
+        "./file",
+        "./to-file",
+        "./to-hidden",
+    ];
+    assert_eq!(links(site.get("/", &[]).await.text()), shown);
+    site.options.follow_links = true;
+    site.options.hidden = true;
+    let page = site.get("/", &[]).await;
+    let links = links(page.text());
+    assert!(
+        links.contains(&"./out") && links.contains(&"./.env"),
+        "{links:?}"
+    );
+    assert!(!links.contains(&"./broken") && !links.contains(&"./fifo"));
+}
+
+#[tokio::test]
+async fn json_has_the_same_entries_in_the_same_order() {
+    let site = Site::new(&[("d \"/b", "12345"), ("d \"/a", ""), ("d \"/z/x", "")]);
+    set_modified(&site.path("d \"/b"), Duration::ZERO);
+    let by_query = site
+        .get("/d%20%22/?format=json&sort=size&order=desc", &[])
+        .await;
+    let listing: serde_json::Value = serde_json::from_str(by_query.text()).unwrap();
+    assert_eq!(listing["path"], "/d \"/");
+    let entries = listing["entries"].as_array().unwrap();
+    let names: Vec<_> = entries.iter().map(|entry| &entry["name"]).collect();
+    assert_eq!(names, ["z", "b", "a"]);
+    assert_eq!(entries[0]["type"], "directory");
+    assert_eq!(entries[0]["href"], "/d%20%22/z/");
+    assert!(entries[0]["size"].is_null());
+    assert_eq!(entries[1]["type"], "file");
+    assert_eq!(entries[1]["size"], 5);
+    let modified = entries[1]["modified"].as_str().unwrap();
+    assert!(
+        modified.len() == 20 && modified.ends_with('Z'),
+        "{modified}"
+    );
+    assert_eq!(
+        by_query.field(CONTENT_TYPE),
+        "application/json; charset=utf-8"
+    );
+    assert_eq!(by_query.field(VARY), "");
+
+    let by_accept = site.get("/d%20%22/", &[(ACCEPT, "application/json")]).await;
+    assert!(by_accept.text().starts_with('{'));
+    assert_eq!(by_accept.field(VARY), "accept");
+}
+
+#[tokio::test]
+async fn an_index_yields_to_a_form_that_the_query_names_only() {
+    let site = Site::new(&[("index.html", "index")]);
+    assert!(site.get("/?format=json", &[]).await.text().starts_with('{'));
+    for query in ["", "?format=xml", "?archive=2024", "?sort=size"] {
+        let answer = site
+            .get(&format!("/{query}"), &[(ACCEPT, "application/json")])
+            .await;
+        assert_eq!(answer.text(), "index", "{query}");
+    }
+}
+
+#[tokio::test]
+async fn a_listing_is_sent_again_when_an_entry_has_changed() {
+    let site = Site::new(&[("d/a", "1")]);
+    let first = site.get("/d/", &[]).await;
+    let fields = [(IF_NONE_MATCH, first.field(ETAG))];
+    let again = site.get("/d/", &fields).await;
+    assert_eq!((again.status(), again.field(VARY)), (304, "accept"));
+    fs::write(site.path("d/a"), "22").unwrap();
+    assert_eq!(site.get("/d/", &fields).await.status(), 200);
+}
+
+#[tokio::test]
+async fn an_unreadable_index_is_refused_and_no_listing_shown_instead() {
+    // Root reads everything; a link that leads out is refused for all.
+    let site = Site::new(&[("d/a", "")]);
+    symlink("/etc/hostname", site.path("d/index.html")).unwrap();
+    assert_eq!(site.status("/d/").await, 403);
+}
