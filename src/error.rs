@@ -16,7 +16,7 @@ use http::{HeaderMap, StatusCode};
 pub struct Fault {
     pub status: StatusCode,
     pub headers: HeaderMap,
-    pub diagnosis: Option<Diagnosis>,
+    pub diagnosis: Option<Box<Diagnosis>>,
     /// What follows on the connection can't be trusted to be a request, or the
     /// client must see that it ended.
     pub close: bool,
@@ -81,7 +81,7 @@ impl Fault {
 
     #[must_use]
     pub fn because(mut self, diagnosis: Diagnosis) -> Self {
-        self.diagnosis = Some(diagnosis);
+        self.diagnosis = Some(Box::new(diagnosis));
         self
     }
 

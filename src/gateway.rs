@@ -3,7 +3,13 @@
 //! What every kind of gateway shares: which script a path names, what the
 //! script is told about the request, and what its response says.
 
+pub mod cgi;
+mod diagnosis;
+pub mod process;
 pub mod reply;
 pub mod script;
+pub mod spawn;
+mod stderr;
+mod stdin;
 pub mod unchunk;
 pub mod variables;

@@ -5,8 +5,9 @@
 //! answer, and the engine writes the response. One direction, no globals.
 
 pub mod error;
-
 pub mod files;
 pub mod gateway;
+pub mod log;
 pub mod message;
+mod os;
 pub mod target;

@@ -15,9 +15,6 @@ use std::sync::Arc;
 use bytes::Bytes;
 use tokio::sync::mpsc;
 
-/// What the server calls itself: the Server field and `SERVER_SOFTWARE` (C3).
-pub const SERVER_SOFTWARE: &str = concat!("serve-here/", env!("CARGO_PKG_VERSION"));
-
 pub type Request = http::Request<Body>;
 pub type Response = http::Response<Body>;
 
@@ -133,6 +130,13 @@ impl Source for Channel {
         Box::pin(self.0.recv())
     }
 }
+
+/// The product token of this server: the Server field and `SERVER_SOFTWARE` (C3).
+pub const SERVER_SOFTWARE: &str = concat!("serve-here/", env!("CARGO_PKG_VERSION"));
+
+/// Response extension: the reason phrase, where it isn't the standard one.
+#[derive(Clone, Debug)]
+pub struct Reason(pub Bytes);
 
 /// Request extension: the connection a request came on.
 #[derive(Clone, Copy, Debug)]

@@ -9,11 +9,6 @@
 //! that lies in a CGI directory is left to the files, so no source is ever
 //! shown (C50).
 
-#![allow(
-    clippy::result_large_err,
-    reason = "a fault ends its request; its size costs nothing by then"
-)]
-
 use std::ffi::OsStr;
 use std::fs::{self, Metadata};
 use std::io;
@@ -509,7 +504,7 @@ mod tests {
         fn diagnosis(&self, path: &str) -> Diagnosis {
             let found = self.scripts.find(&UrlPath::parse(path.as_bytes()).unwrap());
             let fault = found.unwrap().unwrap_err();
-            fault.diagnosis.expect("a fault that says why")
+            *fault.diagnosis.expect("a fault that says why")
         }
 
         fn script(&self, path: &str) -> Script {

@@ -1,0 +1,137 @@
+//! What the operating system is asked for that has no safe form elsewhere: users,
+//! signal dispositions, limits, and descriptors the runtime watches.
+#![allow(unsafe_code, reason = "each call says why it is sound")]
+
+use std::ffi::{CStr, CString, OsString};
+use std::io;
+use std::mem::MaybeUninit;
+use std::os::fd::OwnedFd;
+use std::os::unix::ffi::OsStringExt;
+use std::ptr;
+
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
+
+/// An entry of the user database.
+pub struct User {
+    pub name: OsString,
+    pub home: OsString,
+    name_c: CString,
+    uid: libc::uid_t,
+    gid: libc::gid_t,
+}
+
+impl User {
+    /// The user of that name, if there is one.
+    pub fn named(name: &str) -> io::Result<Option<Self>> {
+        let name = CString::new(name)?;
+        Self::look_up(|entry, buffer, length, found| {
+            // SAFETY: all pointers are valid for the call; `length` is the
+            // buffer's.
+            unsafe { libc::getpwnam_r(name.as_ptr(), entry, buffer, length, found) }
+        })
+    }
+
+    /// The user this process acts as.
+    pub fn current() -> io::Result<Option<Self>> {
+        let uid = rustix::process::geteuid().as_raw();
+        Self::look_up(|entry, buffer, length, found| {
+            // SAFETY: as above.
+            unsafe { libc::getpwuid_r(uid, entry, buffer, length, found) }
+        })
+    }
+
+    fn look_up(
+        ask: impl Fn(*mut libc::passwd, *mut libc::c_char, usize, *mut *mut libc::passwd) -> libc::c_int,
+    ) -> io::Result<Option<Self>> {
+        const MAX_BYTES: usize = 1 << 20;
+        let mut buffer = vec![0; 4 << 10];
+        loop {
+            let mut entry = MaybeUninit::<libc::passwd>::uninit();
+            let mut found = ptr::null_mut();
+            match ask(
+                entry.as_mut_ptr(),
+                buffer.as_mut_ptr(),
+                buffer.len(),
+                &raw mut found,
+            ) {
+                0 if found.is_null() => return Ok(None),
+                0 => {
+                    // SAFETY: on success `found` is the entry, whose strings
+                    // are NUL-ended and live in the buffer.
+                    let user = unsafe {
+                        let entry = &*found;
+                        let name_c = CStr::from_ptr(entry.pw_name).to_owned();
+                        Self {
+                            name: OsString::from_vec(name_c.clone().into_bytes()),
+                            home: OsString::from_vec(
+                                CStr::from_ptr(entry.pw_dir).to_bytes().to_vec(),
+                            ),
+                            name_c,
+                            uid: entry.pw_uid,
+                            gid: entry.pw_gid,
+                        }
+                    };
+                    return Ok(Some(user));
+                }
+                libc::ERANGE if buffer.len() < MAX_BYTES => buffer.resize(buffer.len() * 2, 0),
+                error => return Err(io::Error::from_raw_os_error(error)),
+            }
+        }
+    }
+
+    /// Becomes this user for good: supplementary groups, group, user, in this
+    /// order (C144). Any failure leaves a process that must end.
+    pub fn become_for_good(&self) -> io::Result<()> {
+        // SAFETY: the name is NUL-ended; the other calls take plain numbers.
+        // The C library applies them to every thread.
+        let done = unsafe {
+            libc::initgroups(self.name_c.as_ptr(), self.gid) == 0
+                && libc::setgid(self.gid) == 0
+                && libc::setuid(self.uid) == 0
+        };
+        if done {
+            Ok(())
+        } else {
+            Err(io::Error::last_os_error())
+        }
+    }
+}
+
+/// Whether this process was started with the signal ignored, as `nohup` and
+/// shells do for background commands. It stays so then.
+pub fn is_ignored(signal: libc::c_int) -> bool {
+    let mut action = MaybeUninit::<libc::sigaction>::uninit();
+    // SAFETY: only asks; initialised when it returns 0.
+    unsafe {
+        libc::sigaction(signal, ptr::null(), action.as_mut_ptr()) == 0
+            && action.assume_init().sa_sigaction == libc::SIG_IGN
+    }
+}
+
+/// Raises the soft limit of open files to the hard one. Returns what it was, if
+/// it was lower, for the scripts (C130).
+pub fn raise_open_files() -> Option<libc::rlimit> {
+    let mut before = MaybeUninit::<libc::rlimit>::uninit();
+    // SAFETY: the first call initialises the struct that the second reads.
+    unsafe {
+        if libc::getrlimit(libc::RLIMIT_NOFILE, before.as_mut_ptr()) != 0 {
+            return None;
+        }
+        let before = before.assume_init();
+        let raised = libc::rlimit {
+            rlim_cur: before.rlim_max,
+            ..before
+        };
+        let higher = raised.rlim_cur > before.rlim_cur
+            && libc::setrlimit(libc::RLIMIT_NOFILE, &raw const raised) == 0;
+        higher.then_some(before)
+    }
+}
+
+/// Has the runtime watch a descriptor.
+pub fn watch(fd: OwnedFd, interest: Interest) -> io::Result<AsyncFd<OwnedFd>> {
+    // SAFETY: an `OwnedFd` names one open file for as long as it lives, which
+    // is as long as the `AsyncFd` that takes it.
+    Ok(unsafe { AsyncFd::register_with_interest(fd, interest) }?)
+}
