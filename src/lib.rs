@@ -4,10 +4,16 @@
 //! *service* decides what it names and who answers, *files* or *gateway*
 //! answer, and the engine writes the response. One direction, no globals.
 
+pub mod cli;
+pub mod config;
+pub mod engine;
 pub mod error;
+mod error_page;
 pub mod files;
 pub mod gateway;
 pub mod log;
 pub mod message;
 mod os;
+pub mod server;
+pub mod service;
 pub mod target;

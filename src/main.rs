@@ -1,3 +1,52 @@
-//! The `serve-here` command.
+//! The `serve-here` command: parse, run, exit code.
 
-fn main() {}
+use std::process::ExitCode;
+
+use clap::Parser;
+use clap::error::ErrorKind;
+use serve_here::cli::Cli;
+use serve_here::config::Config;
+use serve_here::error::StartError;
+use serve_here::server;
+
+fn main() -> ExitCode {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error)
+            if matches!(
+                error.kind(),
+                ErrorKind::DisplayHelp | ErrorKind::DisplayVersion
+            ) =>
+        {
+            // A closed pipe (`| head`) is no failure.
+            let _ = error.print();
+            return ExitCode::SUCCESS;
+        }
+        Err(error) => return fail(&usage_error(&error)),
+    };
+    let port = std::env::var("PORT").ok().filter(|port| !port.is_empty());
+    let config = match Config::new(cli, port.as_deref()) {
+        Ok(config) => config,
+        Err(error) => return fail(&error),
+    };
+    match server::run(config) {
+        Ok(code) => code.into(),
+        Err(error) => fail(&error),
+    }
+}
+
+fn fail(error: &StartError) -> ExitCode {
+    eprintln!("{error}");
+    error.code().into()
+}
+
+/// clap's several lines as one, with its tip as the way out.
+fn usage_error(error: &clap::Error) -> StartError {
+    let text = error.render().to_string();
+    let mut lines = text.lines().map(str::trim).filter(|line| !line.is_empty());
+    let first = lines.next().unwrap_or("wrong usage");
+    let tip = lines
+        .find_map(|line| line.strip_prefix("tip: "))
+        .unwrap_or("`serve-here --help` lists the options");
+    StartError::usage(first.strip_prefix("error: ").unwrap_or(first)).hint(tip)
+}

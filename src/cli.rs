@@ -1,0 +1,229 @@
+//! Every flag and its help. What the flags mean together is in `config`.
+#![allow(
+    clippy::doc_markdown,
+    reason = "these comments are the help that people read"
+)]
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+
+use clap::Parser;
+
+use crate::log::Format;
+
+/// Serve the files of a folder and run its cgi-bin/ scripts.
+///
+/// In any folder, `serve-here 8080` puts its files on http://127.0.0.1:8080/ and
+/// runs the programs in cgi-bin/ and htbin/. Only this machine can connect;
+/// --public lets others in.
+#[allow(clippy::struct_excessive_bools, reason = "a flag is a bool")]
+#[derive(Debug, Parser)]
+#[command(name = "serve-here", version, max_term_width = 100, after_help = AFTER_HELP, after_long_help = AFTER_LONG_HELP)]
+pub struct Cli {
+    /// Port (a number, default 8000, 0 = any free one) and folder, in either order
+    ///
+    /// A number is the port, anything else the folder; `./8080` is a folder of that name. Without
+    /// a port the environment variable PORT counts, then 8000. 0 takes any free port.
+    #[arg(value_name = "PORT|DIR", num_args = 0..)]
+    pub places: Vec<OsString>,
+
+    /// Address to listen on; repeatable [default: 127.0.0.1]
+    ///
+    /// A name or address of this machine, with or without a port of its own: `-b ::1`,
+    /// `-b localhost`, `-b 192.168.1.5:9000`.
+    #[arg(short, long, value_name = "ADDR", help_heading = "Serving")]
+    pub bind: Vec<String>,
+
+    /// Listen on all addresses, and print the URLs to reach it
+    #[arg(long, conflicts_with = "bind", help_heading = "Serving")]
+    pub public: bool,
+
+    /// Folder to serve [default: .]
+    #[arg(short, long, value_name = "DIR", help_heading = "Serving")]
+    pub directory: Option<PathBuf>,
+
+    /// Port, as in PORT
+    ///
+    /// `-p HTTP/1.1`, as `python3 -m http.server` has it, is understood as --protocol.
+    #[arg(short, long, value_name = "N", help_heading = "Serving")]
+    pub port: Option<String>,
+
+    /// HTTP/1.1 (default), or HTTP/1.0: one request a connection
+    #[arg(long, value_name = "VERSION", help_heading = "Serving")]
+    pub protocol: Option<String>,
+
+    /// Follow symbolic links that lead out of the folder
+    #[arg(long, help_heading = "Serving")]
+    pub follow_links: bool,
+
+    /// Serve names that start with a dot too (.well-known always is)
+    #[arg(long, help_heading = "Serving")]
+    pub hidden: bool,
+
+    /// SERVER_NAME for clients that send no Host field
+    #[arg(long, value_name = "NAME", help_heading = "Serving")]
+    pub server_name: Option<String>,
+
+    /// Switch to this user after binding the port
+    ///
+    /// Group, supplementary groups and user are all switched; if one can't be, the server does
+    /// not start.
+    #[arg(long, value_name = "NAME", help_heading = "Serving")]
+    pub user: Option<String>,
+
+    /// Run scripts (the default)
+    #[arg(long, overrides_with = "no_cgi", help_heading = "Scripts")]
+    pub cgi: bool,
+
+    /// Run no scripts; script folders are not shown either
+    #[arg(long, overrides_with = "cgi", help_heading = "Scripts")]
+    pub no_cgi: bool,
+
+    /// Script folder, as a URL prefix; repeatable [default: /cgi-bin /htbin]
+    #[arg(long, value_name = "PREFIX", help_heading = "Scripts")]
+    pub cgi_dir: Vec<String>,
+
+    /// Run files with these endings anywhere, such as `cgi,pl`
+    #[arg(
+        long,
+        value_name = "EXT,…",
+        value_delimiter = ',',
+        help_heading = "Scripts"
+    )]
+    pub cgi_ext: Vec<String>,
+
+    /// End a script that prints nothing for so long [default: 60; 0 = never]
+    ///
+    /// Before its header is complete the client gets 504, after it the connection is cut.
+    #[arg(long, value_name = "SECS", default_value = "60", hide_default_value = true, value_parser = seconds, help_heading = "Scripts")]
+    pub cgi_timeout: f64,
+
+    /// Scripts that run at once [default: 4 per core, at least 8]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=100_000), help_heading = "Scripts")]
+    pub cgi_jobs: Option<u32>,
+
+    /// Requests that wait for a place; more get 503 [default: 256]
+    #[arg(
+        long,
+        value_name = "N",
+        default_value_t = 256,
+        hide_default_value = true,
+        help_heading = "Scripts"
+    )]
+    pub cgi_queue: u32,
+
+    /// Longest wait for a place, then 503 [default: 30]
+    #[arg(long, value_name = "SECS", default_value = "30", hide_default_value = true, value_parser = seconds, help_heading = "Scripts")]
+    pub cgi_wait: f64,
+
+    /// Give scripts a variable, the server's own or set here; repeatable
+    ///
+    /// `--cgi-env NAME` passes the server's, `--cgi-env NAME=VALUE` sets one. Meta-variables such
+    /// as PATH_INFO can't be set.
+    #[arg(long, value_name = "NAME[=VALUE]", help_heading = "Scripts")]
+    pub cgi_env: Vec<String>,
+
+    /// Give scripts the server's whole environment
+    ///
+    /// As `python3 -m http.server --cgi` did. Secrets in it reach every script.
+    #[arg(long, help_heading = "Scripts")]
+    pub cgi_inherit_env: bool,
+
+    /// Pass queries without `=` as arguments (RFC 3875 §4.4)
+    #[arg(long, help_heading = "Scripts")]
+    pub cgi_args: bool,
+
+    /// Where scripts start: `script` (their folder) or `root` [default: script]
+    #[arg(
+        long,
+        value_name = "WHERE",
+        default_value = "script",
+        hide_default_value = true,
+        help_heading = "Scripts"
+    )]
+    pub cgi_cwd: WorkingDirectory,
+
+    /// Let scripts run to their end when the client has left
+    #[arg(long, help_heading = "Scripts")]
+    pub cgi_finish: bool,
+
+    /// Keep the Authorization field from scripts
+    #[arg(long, help_heading = "Scripts")]
+    pub no_cgi_authorization: bool,
+
+    /// Obey X-Sendfile for files below this folder
+    #[arg(long, value_name = "DIR", help_heading = "Scripts")]
+    pub cgi_sendfile: Option<PathBuf>,
+
+    /// Run scripts as root on addresses that others can reach
+    #[arg(long, help_heading = "Scripts")]
+    pub allow_root: bool,
+
+    /// Refuse longer request content; bytes, or with K, M, G [default: 16G]
+    #[arg(long, value_name = "SIZE", default_value = "16G", hide_default_value = true, value_parser = size, help_heading = "Limits")]
+    pub max_body: u64,
+
+    /// Longest pause in request content, then 408 [default: 60]
+    #[arg(long, value_name = "SECS", default_value = "60", hide_default_value = true, value_parser = seconds, help_heading = "Limits")]
+    pub body_timeout: f64,
+
+    /// For running requests when the server is told to stop [default: 10]
+    #[arg(long, value_name = "SECS", default_value = "10", hide_default_value = true, value_parser = seconds, help_heading = "Limits")]
+    pub grace: f64,
+
+    /// Access log on standard error [default: common]
+    #[arg(
+        long,
+        value_name = "FORM",
+        default_value = "common",
+        hide_default_value = true,
+        help_heading = "Logging"
+    )]
+    pub log: Format,
+
+    /// No access log and no notes; faults and scripts' errors still show
+    #[arg(short, long, help_heading = "Logging")]
+    pub quiet: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum WorkingDirectory {
+    Script,
+    Root,
+}
+
+const AFTER_HELP: &str = "`serve-here --help` says more.";
+
+const AFTER_LONG_HELP: &str = "\
+Examples:
+  serve-here                      this folder on http://127.0.0.1:8000/
+  serve-here 8080 ~/site          that folder on port 8080
+  serve-here --public             reachable from other machines
+  serve-here --cgi-ext cgi,pl     scripts by ending, in every folder
+
+Exit codes: 0 stopped by a signal, 1 could not start or run, 2 wrong usage.";
+
+/// The longest time that any option takes: ten years.
+const MAX_SECONDS: f64 = 315_576_000.0;
+
+fn seconds(text: &str) -> Result<f64, String> {
+    match text.parse::<f64>() {
+        Ok(seconds) if (0.0..=MAX_SECONDS).contains(&seconds) => Ok(seconds),
+        _ => Err("expected a number of seconds, such as 30 or 0.5".into()),
+    }
+}
+
+fn size(text: &str) -> Result<u64, String> {
+    let upper = text.to_ascii_uppercase();
+    let (digits, factor) = match upper.as_bytes().last() {
+        Some(b'K') => (&upper[..upper.len() - 1], 1 << 10),
+        Some(b'M') => (&upper[..upper.len() - 1], 1 << 20),
+        Some(b'G') => (&upper[..upper.len() - 1], 1 << 30),
+        _ => (&upper[..], 1),
+    };
+    let number = digits
+        .parse::<u64>()
+        .ok()
+        .and_then(|n| n.checked_mul(factor));
+    number.ok_or_else(|| "expected bytes, such as 65536, 100M or 2G".into())
+}

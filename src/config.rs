@@ -1,0 +1,287 @@
+//! What the flags mean together, checked once. Nothing after this asks again
+//! whether an option was given.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use crate::cli::{Cli, WorkingDirectory};
+use crate::engine::Limits;
+use crate::engine::listener::Address;
+use crate::error::StartError;
+use crate::log::Format;
+
+const DEFAULT_PORT: u16 = 8000;
+const DEFAULT_SCRIPT_DIRS: [&str; 2] = ["cgi-bin", "htbin"];
+
+/// Everything the server is told.
+pub struct Config {
+    pub addresses: Vec<Address>,
+    pub port: u16,
+    /// Absolute, links resolved.
+    pub root: PathBuf,
+    pub follow_links: bool,
+    pub hidden: bool,
+    pub server_name: Option<String>,
+    pub user: Option<String>,
+    pub scripts: ScriptConfig,
+    pub limits: Limits,
+    /// For running requests at the end.
+    pub grace: Duration,
+    pub log: Format,
+    pub quiet: bool,
+}
+
+#[allow(clippy::struct_excessive_bools, reason = "each is one decision")]
+pub struct ScriptConfig {
+    pub enabled: bool,
+    /// Below the root, without slashes at the ends.
+    pub dirs: Vec<String>,
+    /// Endings without a dot.
+    pub extensions: Vec<String>,
+    pub timeout: Option<Duration>,
+    pub jobs: usize,
+    pub queue: usize,
+    pub wait: Duration,
+    pub pass: Vec<String>,
+    pub set: Vec<(String, String)>,
+    pub inherit_environment: bool,
+    pub arguments: bool,
+    /// The working directory; `None`: the script's own.
+    pub directory: Option<PathBuf>,
+    pub finish: bool,
+    pub pass_authorization: bool,
+    /// Absolute, links resolved.
+    pub sendfile: Option<PathBuf>,
+    pub allow_root: bool,
+    pub max_body: u64,
+}
+
+impl Config {
+    /// `port_variable` is the environment's PORT.
+    pub fn new(cli: Cli, port_variable: Option<&str>) -> Result<Self, StartError> {
+        let mut places = Places::sort(&cli)?;
+        let http_1_0 = protocol_is_1_0(places.protocol.take())?;
+        let port = match (places.port, port_variable) {
+            (Some(port), _) => port,
+            (None, Some(text)) => text.parse().map_err(|_| {
+                StartError::usage(format!("the environment's PORT is no port: `{text}`"))
+                    .hint("give one: `serve-here 8080`")
+            })?,
+            (None, None) => DEFAULT_PORT,
+        };
+        let root = folder(&places.directory.take().unwrap_or_else(|| ".".into()))?;
+        let limits = Limits {
+            body: Duration::from_secs_f64(cli.body_timeout),
+            http_1_0,
+            ..Limits::default()
+        };
+        Ok(Self {
+            addresses: addresses(&cli),
+            port,
+            follow_links: cli.follow_links,
+            hidden: cli.hidden,
+            server_name: cli.server_name.clone(),
+            user: cli.user.clone(),
+            limits,
+            grace: Duration::from_secs_f64(cli.grace),
+            log: if cli.quiet { Format::Off } else { cli.log },
+            quiet: cli.quiet,
+            scripts: ScriptConfig::new(cli, &root)?,
+            root,
+        })
+    }
+}
+
+impl ScriptConfig {
+    fn new(cli: Cli, root: &Path) -> Result<Self, StartError> {
+        let (set, pass) = environment(cli.cgi_env)?;
+        let cores = std::thread::available_parallelism().map_or(1, usize::from);
+        Ok(Self {
+            enabled: !cli.no_cgi,
+            dirs: script_dirs(&cli.cgi_dir)?,
+            extensions: cli
+                .cgi_ext
+                .iter()
+                .map(|ext| ext.trim_start_matches(['.', '*']).to_owned())
+                .filter(|ext| !ext.is_empty())
+                .collect(),
+            timeout: (cli.cgi_timeout > 0.0).then(|| Duration::from_secs_f64(cli.cgi_timeout)),
+            jobs: cli
+                .cgi_jobs
+                .map_or((4 * cores).max(8), |jobs| jobs as usize),
+            queue: cli.cgi_queue as usize,
+            wait: Duration::from_secs_f64(cli.cgi_wait),
+            pass,
+            set,
+            inherit_environment: cli.cgi_inherit_env,
+            arguments: cli.cgi_args,
+            directory: (cli.cgi_cwd == WorkingDirectory::Root).then(|| root.to_owned()),
+            finish: cli.cgi_finish,
+            pass_authorization: !cli.no_cgi_authorization,
+            sendfile: cli.cgi_sendfile.as_deref().map(folder).transpose()?,
+            allow_root: cli.allow_root,
+            max_body: cli.max_body,
+        })
+    }
+}
+
+/// The positional arguments and the options that say the same.
+#[derive(Default)]
+struct Places {
+    port: Option<u16>,
+    directory: Option<PathBuf>,
+    protocol: Option<String>,
+}
+
+impl Places {
+    fn sort(cli: &Cli) -> Result<Self, StartError> {
+        let mut places = Self {
+            directory: cli.directory.clone(),
+            protocol: cli.protocol.clone(),
+            port: None,
+        };
+        if let Some(text) = &cli.port {
+            // `python3 -m http.server -p HTTP/1.1`: there it is the protocol.
+            if text.to_ascii_uppercase().starts_with("HTTP/") {
+                if places.protocol.replace(text.clone()).is_some() {
+                    return Err(twice("protocols", "--protocol"));
+                }
+            } else {
+                places.set_port(text)?;
+            }
+        }
+        for place in &cli.places {
+            match place.to_str() {
+                Some(text) if !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit()) => {
+                    places.set_port(text)?;
+                }
+                _ => {
+                    if places.directory.replace(place.into()).is_some() {
+                        return Err(twice("folders", "DIR or --directory"));
+                    }
+                }
+            }
+        }
+        Ok(places)
+    }
+
+    fn set_port(&mut self, text: &str) -> Result<(), StartError> {
+        let port = text.parse().map_err(|_| {
+            StartError::usage(format!("`{text}` is no port")).hint(format!(
+                "ports go from 0 to 65535; a folder of that name is `./{text}`"
+            ))
+        })?;
+        if self.port.replace(port).is_some() {
+            return Err(twice("ports", "PORT or --port"));
+        }
+        Ok(())
+    }
+}
+
+fn twice(what: &str, once: &str) -> StartError {
+    StartError::usage(format!("two {what} are given")).hint(format!("give {once} once"))
+}
+
+fn protocol_is_1_0(protocol: Option<String>) -> Result<bool, StartError> {
+    match protocol.map(|text| text.to_ascii_uppercase()).as_deref() {
+        None | Some("HTTP/1.1") => Ok(false),
+        Some("HTTP/1.0") => Ok(true),
+        Some(other) => Err(
+            StartError::usage(format!("the protocol `{other}` is unknown"))
+                .hint("use `--protocol HTTP/1.1` (the default) or HTTP/1.0"),
+        ),
+    }
+}
+
+fn addresses(cli: &Cli) -> Vec<Address> {
+    if cli.public {
+        return vec![Address::Public];
+    }
+    if cli.bind.is_empty() {
+        return vec![Address::Host("127.0.0.1".into())];
+    }
+    cli.bind.iter().cloned().map(Address::Host).collect()
+}
+
+/// A folder that can be served, absolute and with its links resolved.
+fn folder(path: &Path) -> Result<PathBuf, StartError> {
+    let shown = path.display();
+    let error = |why: &str, hint: String| {
+        StartError::failed(format!("cannot serve {shown}: {why}")).hint(hint)
+    };
+    let absolute = path.canonicalize().map_err(|e| match e.kind() {
+        std::io::ErrorKind::NotFound => error(
+            "no such folder",
+            format!("check the name, or make it: `mkdir -p {shown}`"),
+        ),
+        std::io::ErrorKind::PermissionDenied => error(
+            "permission denied",
+            "choose a folder that you may read".into(),
+        ),
+        _ => error(&e.to_string(), "choose another folder".into()),
+    })?;
+    if !absolute.is_dir() {
+        let parent = path
+            .parent()
+            .filter(|p| !p.as_os_str().is_empty())
+            .unwrap_or(Path::new("."));
+        return Err(error(
+            "it is a file, not a folder",
+            format!(
+                "serve the folder that holds it: `serve-here {}`",
+                parent.display()
+            ),
+        ));
+    }
+    std::fs::read_dir(&absolute).map_err(|_| {
+        error(
+            "permission denied",
+            "choose a folder that you may read".into(),
+        )
+    })?;
+    Ok(absolute)
+}
+
+fn script_dirs(prefixes: &[String]) -> Result<Vec<String>, StartError> {
+    if prefixes.is_empty() {
+        return Ok(DEFAULT_SCRIPT_DIRS.map(str::to_owned).to_vec());
+    }
+    prefixes
+        .iter()
+        .map(|prefix| {
+            let trimmed = prefix.trim_matches('/');
+            let plain = !trimmed.is_empty()
+                && trimmed
+                    .split('/')
+                    .all(|part| !matches!(part, "" | "." | ".."));
+            if plain {
+                Ok(trimmed.to_owned())
+            } else {
+                Err(StartError::usage(format!("`{prefix}` is no script folder"))
+                    .hint("name a folder below the served one: `--cgi-dir /bin`"))
+            }
+        })
+        .collect()
+}
+
+type Named = (Vec<(String, String)>, Vec<String>);
+
+fn environment(options: Vec<String>) -> Result<Named, StartError> {
+    let (mut set, mut pass) = (Vec::new(), Vec::new());
+    for option in options {
+        match option.split_once('=') {
+            Some(("", _)) => {
+                return Err(StartError::usage("--cgi-env needs a name")
+                    .hint("write `--cgi-env NAME=VALUE`"));
+            }
+            Some((name, value)) => set.push((name.to_owned(), value.to_owned())),
+            None if option.is_empty() => {
+                return Err(
+                    StartError::usage("--cgi-env needs a name").hint("write `--cgi-env NAME`")
+                );
+            }
+            None => pass.push(option),
+        }
+    }
+    Ok((set, pass))
+}

@@ -1,0 +1,40 @@
+//! Engines: sockets and HTTP framing (RFC 9112), no files, no scripts.
+//!
+//! An engine reads a message from a socket into a `Request`, gives it to the
+//! service, and writes the `Response`. Which bytes mean what on the wire is in
+//! `framing`, common to all engines; how they move is each engine's own.
+
+use std::time::Duration;
+
+pub mod framing;
+pub mod listener;
+mod socket;
+pub mod tiny;
+
+/// How long an engine waits for a client.
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
+    /// For the next bytes of a request's content (C72).
+    pub body: Duration,
+    /// For a client that takes no data.
+    pub write: Duration,
+    /// A client that has closed its sending side may still want the answer;
+    /// after this it counts as gone (C132).
+    pub half_closed: Duration,
+    /// For an idle connection's next request.
+    pub idle: Duration,
+    /// Answer as HTTP/1.0, a connection each (`--protocol HTTP/1.0`).
+    pub http_1_0: bool,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            body: Duration::from_secs(60),
+            write: Duration::from_secs(60),
+            half_closed: Duration::from_secs(5),
+            idle: Duration::from_secs(60),
+            http_1_0: false,
+        }
+    }
+}

@@ -1,0 +1,352 @@
+//! Request → Response: the order of decisions. Knows URLs and who answers
+//! them; knows no sockets, no file formats, no processes.
+
+use std::path::PathBuf;
+
+use bytes::Bytes;
+use http::header::{
+    ALLOW, CONTENT_LENGTH, CONTENT_TYPE, EXPECT, HOST, HeaderMap, HeaderValue, LOCATION,
+    TRANSFER_ENCODING,
+};
+use http::request::Parts;
+use http::{Method, StatusCode};
+
+use crate::error::{Diagnosis, Fault};
+use crate::error_page;
+use crate::files::Files;
+use crate::gateway::cgi::{Cgi, Outcome};
+use crate::gateway::script::{Found, Script, Scripts};
+use crate::gateway::variables::{self, Facts, Redirected};
+use crate::log::{Asked, Entry, Log, Sent};
+use crate::message::{Body, Connection, Request, RequestTarget, Response};
+use crate::target::Target;
+
+/// Local redirects of one request at most (C98).
+const MAX_LOCAL_REDIRECTS: usize = 10;
+
+/// Answers requests. Shared by all connections.
+pub struct Service {
+    pub files: Files,
+    /// `None`: no scripts (`--no-cgi`).
+    pub scripts: Option<ScriptHost>,
+    pub log: Log,
+}
+
+/// Everything it takes to run scripts.
+pub struct ScriptHost {
+    pub scripts: Scripts,
+    pub cgi: Cgi,
+    /// `DOCUMENT_ROOT`: absolute, links resolved.
+    pub root: PathBuf,
+    /// `SERVER_NAME` for a client that sends no Host (C5).
+    pub server_name: Option<String>,
+    /// Scripts see the Authorization field (C32).
+    pub pass_authorization: bool,
+    /// Where X-Sendfile may point (C106).
+    pub sendfile: Option<SendRoot>,
+    /// Root would run them for other machines (C144).
+    pub refused: bool,
+}
+
+/// `--cgi-sendfile`: the folder and its files.
+pub struct SendRoot {
+    pub root: PathBuf,
+    pub files: Files,
+}
+
+/// Where a request stands among its local redirects.
+struct Step {
+    target: Target,
+    redirected: Option<Redirected>,
+}
+
+impl Service {
+    /// Answers a request, whatever becomes of it.
+    pub async fn respond(&self, request: Request) -> Response {
+        let (head, body) = request.into_parts();
+        let answer = self.answer(&head, body).await;
+        self.finish(&head, answer)
+    }
+
+    /// Answers a message that the engine could not take for a request.
+    #[allow(clippy::unused_async, reason = "the engine treats it like `respond`")]
+    pub async fn refuse(&self, request: http::Request<()>, fault: Fault) -> Response {
+        self.finish(&request.into_parts().0, Err(fault))
+    }
+
+    /// The order of decisions: is it a request to this server at all, does it
+    /// name a script, else it is for the files.
+    async fn answer(&self, head: &Parts, body: Body) -> Result<Response, Fault> {
+        let raw = raw_target(head);
+        if let Some(host) = head.headers.get(HOST) {
+            check_authority(host.as_bytes())?;
+        }
+        match head.method {
+            // RFC 9110 §9.3.6, §9.3.8: never for a script (C8).
+            Method::CONNECT | Method::TRACE => {
+                return Err(Fault::method_not_allowed("GET, HEAD, POST, OPTIONS"));
+            }
+            Method::OPTIONS if raw == "*" => return Ok(options()),
+            _ => {}
+        }
+        let original = Target::parse(&raw).map_err(|_| Fault::bad_request())?;
+        if let Some(authority) = &original.authority {
+            check_authority(authority)?;
+        }
+        let Some(host) = &self.scripts else {
+            return self.files.respond(head, &original).await;
+        };
+        host.answer(&self.files, head, original, body).await
+    }
+
+    /// The error page, if it is one; the access log's entry.
+    fn finish(&self, head: &Parts, answer: Result<Response, Fault>) -> Response {
+        let mut response = answer.unwrap_or_else(|fault| {
+            if let Some(diagnosis) = &fault.diagnosis {
+                self.log.diagnosis(diagnosis);
+            }
+            error_page::response(head, fault)
+        });
+        let mut entry: Entry = self.log.entry(asked(head));
+        entry.status = response.status();
+        response.extensions_mut().insert(Sent::new(entry));
+        response
+    }
+}
+
+fn raw_target(head: &Parts) -> Bytes {
+    let RequestTarget(raw) = head
+        .extensions
+        .get()
+        .expect("every engine says what the target was");
+    raw.clone()
+}
+
+fn connection(head: &Parts) -> &Connection {
+    head.extensions
+        .get()
+        .expect("every engine says where the request came from")
+}
+
+fn asked(head: &Parts) -> Asked {
+    Asked::new(
+        connection(head).remote,
+        head.method.clone(),
+        &raw_target(head),
+        head.version,
+        &head.headers,
+    )
+}
+
+/// RFC 9112 §3.2: a Host that is no host is refused before anything trusts it (C6).
+fn check_authority(authority: &[u8]) -> Result<(), Fault> {
+    match variables::host_name(authority) {
+        Some(_) => Ok(()),
+        // An empty Host is what a client sends that has no authority.
+        None if authority.is_empty() => Ok(()),
+        None => Err(Fault::bad_request().closing()),
+    }
+}
+
+/// `OPTIONS *` (RFC 9110 §9.3.7).
+fn options() -> Response {
+    let mut response = Response::new(Body::Empty);
+    *response.status_mut() = StatusCode::NO_CONTENT;
+    response
+        .headers_mut()
+        .insert(ALLOW, HeaderValue::from_static("GET, HEAD, POST, OPTIONS"));
+    response
+}
+
+impl ScriptHost {
+    async fn answer(
+        &self,
+        files: &Files,
+        head: &Parts,
+        original: Target,
+        body: Body,
+    ) -> Result<Response, Fault> {
+        let mut step = Step {
+            target: original.clone(),
+            redirected: None,
+        };
+        let mut inner_head;
+        let mut head = head;
+        let mut body = body;
+        let mut place = None;
+        for _ in 0..=MAX_LOCAL_REDIRECTS {
+            let script = match self.scripts.find(&step.target.path) {
+                None => return files.respond(head, &step.target).await,
+                Some(Ok(Found::Script(script))) => script,
+                Some(Ok(Found::Redirect(location))) => {
+                    return Ok(moved(&location, &step.target.query));
+                }
+                Some(Err(fault)) => return Err(fault),
+            };
+            if self.refused {
+                return Err(refused_for_root(&script));
+            }
+            let facts = self.facts(head, &step, &original, &script);
+            match self
+                .cgi
+                .run(facts, std::mem::take(&mut body), place.take())
+                .await?
+            {
+                Outcome::Response(response) => return Ok(response),
+                Outcome::SendFile(name, fields) => {
+                    return self.send_file(head, &script, &name, fields).await;
+                }
+                Outcome::LocalRedirect(location, kept) => {
+                    let method = head.method.clone();
+                    step = step.follow(&script, &location, method)?;
+                    inner_head = redirected_head(head);
+                    head = &inner_head;
+                    place = kept;
+                }
+            }
+        }
+        Err(
+            Fault::new(StatusCode::INTERNAL_SERVER_ERROR).because(Diagnosis {
+                reason: "redirect-loop",
+                subject: String::from_utf8_lossy(&step.target.raw).into_owned(),
+                fault: format!("more than {MAX_LOCAL_REDIRECTS} local redirects"),
+                ..Diagnosis::default()
+            }),
+        )
+    }
+
+    fn facts<'a>(
+        &'a self,
+        head: &'a Parts,
+        step: &'a Step,
+        original: &'a Target,
+        script: &'a Script,
+    ) -> Facts<'a> {
+        Facts {
+            head,
+            target: &step.target,
+            original,
+            connection: connection(head),
+            script,
+            root: &self.root,
+            server_name: self.server_name.as_deref(),
+            content_length: None,
+            pass_authorization: self.pass_authorization,
+            redirected: step.redirected.as_ref(),
+        }
+    }
+
+    /// X-Sendfile: the file as if it had been asked for, with the script's own
+    /// fields on top; Range and validators are the file's (C106).
+    async fn send_file(
+        &self,
+        head: &Parts,
+        script: &Script,
+        name: &[u8],
+        fields: HeaderMap,
+    ) -> Result<Response, Fault> {
+        use std::os::unix::ffi::OsStrExt;
+        let refused = |fault: &str| {
+            Fault::new(StatusCode::INTERNAL_SERVER_ERROR).because(Diagnosis {
+                reason: "sendfile",
+                subject: script.subject.clone(),
+                fault: fault.into(),
+                file: Some(script.file.clone()),
+                ..Diagnosis::default()
+            })
+        };
+        let send = self
+            .sendfile
+            .as_ref()
+            .ok_or_else(|| refused("X-Sendfile is not enabled"))?;
+        let path = std::path::Path::new(std::ffi::OsStr::from_bytes(name));
+        let below = path.strip_prefix(&send.root).unwrap_or(path);
+        if below.is_absolute() {
+            return Err(refused(
+                "X-Sendfile names a file outside the `--cgi-sendfile` folder",
+            ));
+        }
+        let encoded: Vec<String> = below
+            .iter()
+            .map(|part| crate::target::encode_segment(part.as_bytes()))
+            .collect();
+        let target = Target::parse(&format!("/{}", encoded.join("/")).into())
+            .map_err(|_| refused("X-Sendfile names a file outside the `--cgi-sendfile` folder"))?;
+        let mut response = send.files.respond(head, &target).await?;
+        for (name, value) in &fields {
+            response.headers_mut().insert(name, value.clone());
+        }
+        Ok(response)
+    }
+}
+
+fn refused_for_root(script: &Script) -> Fault {
+    Fault::forbidden().because(Diagnosis {
+        reason: "root",
+        subject: script.subject.clone(),
+        fault: "root doesn't run scripts for other machines".into(),
+        hint: Some("start with `--user NAME`, or with `--allow-root`".into()),
+        file: Some(script.file.clone()),
+        ..Diagnosis::default()
+    })
+}
+
+/// A script folder without its slash: the query is kept (C51).
+fn moved(location: &str, query: &[u8]) -> Response {
+    let mut location = location.as_bytes().to_vec();
+    if !query.is_empty() {
+        location.push(b'?');
+        location.extend_from_slice(query);
+    }
+    let mut response = Response::new(Body::Empty);
+    *response.status_mut() = StatusCode::MOVED_PERMANENTLY;
+    // Every byte of a target that was taken apart can stand in a field.
+    if let Ok(location) = HeaderValue::from_bytes(&location) {
+        response.headers_mut().insert(LOCATION, location);
+    }
+    response
+}
+
+impl Step {
+    /// The next step of a local redirect (RFC 3875 §6.2.2). A fragment is
+    /// dropped (C96).
+    fn follow(self, script: &Script, location: &Bytes, method: Method) -> Result<Self, Fault> {
+        let end = location
+            .iter()
+            .position(|&b| b == b'#')
+            .unwrap_or(location.len());
+        let target = Target::parse(&location.slice(..end)).map_err(|_| {
+            Fault::new(StatusCode::INTERNAL_SERVER_ERROR).because(Diagnosis {
+                reason: "bad-location",
+                subject: script.subject.clone(),
+                fault: format!(
+                    "its Location is no path: `{}`",
+                    crate::log::escape(location)
+                ),
+                file: Some(script.file.clone()),
+                ..Diagnosis::default()
+            })
+        })?;
+        let redirected = Redirected {
+            url: self.target.path.decoded(),
+            query: self.target.query,
+            method,
+        };
+        Ok(Self {
+            target,
+            redirected: Some(redirected),
+        })
+    }
+}
+
+/// The request inside the server: GET, or HEAD if it was HEAD, without content (C96).
+fn redirected_head(head: &Parts) -> Parts {
+    let mut inner = head.clone();
+    if inner.method != Method::HEAD {
+        inner.method = Method::GET;
+    }
+    for name in [CONTENT_LENGTH, CONTENT_TYPE, TRANSFER_ENCODING, EXPECT] {
+        inner.headers.remove(name);
+    }
+    inner
+}
