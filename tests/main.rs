@@ -1,1 +1,4 @@
-//! Integration tests.
+//! Integration tests: the built program, real clients, real scripts. One
+//! binary; each module is one subject.
+
+mod support; // how to start a server, speak to it and see what it left behind

@@ -1,0 +1,102 @@
+//! What the tests share: a server on a folder made for the test, a client that
+//! sees every byte, and views of processes and logs. No test lives here.
+
+mod client;
+mod process;
+mod report;
+mod server;
+pub(crate) mod transcript;
+
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+use std::time::{Duration, Instant};
+
+pub(crate) use client::{Client, Head, Response};
+pub(crate) use process::Process;
+pub(crate) use report::Report;
+pub(crate) use server::{Server, Setup};
+
+/// How long anything may take before the test says that it hangs. Generous: a
+/// loaded machine is no failure.
+pub(crate) const DEADLINE: Duration = Duration::from_secs(10);
+
+/// Polls until `done`; false if it was not before the deadline.
+pub(crate) fn eventually(mut done: impl FnMut() -> bool) -> bool {
+    let end = Instant::now() + DEADLINE;
+    while !done() {
+        if Instant::now() > end {
+            return false;
+        }
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    true
+}
+
+/// Whether a program is there. If not, says so past libtest's capture, so that
+/// whoever runs all tests can count what was not tried.
+pub(crate) fn needs(program: &str) -> bool {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let found = std::env::split_paths(&path).any(|folder| folder.join(program).is_file());
+    if !found {
+        skip(&format!("needs {program}"));
+    }
+    found
+}
+
+/// The line that tells what was not tried, and why.
+pub(crate) fn skip(why: &str) {
+    // A lost line loses no test.
+    let _ = std::io::stderr().write_all(format!("skipped: {why}\n").as_bytes());
+}
+
+/// Real curl, silent but for errors, never longer than the deadline.
+pub(crate) fn curl(args: &[&str]) -> Output {
+    let limit = DEADLINE.as_secs().to_string();
+    Command::new("curl")
+        .args(["--silent", "--show-error", "--max-time", &limit])
+        .args(args)
+        .output()
+        .expect("curl is there: the test asked `needs`")
+}
+
+/// A folder of tests/fixtures.
+pub(crate) fn fixtures(folder: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("tests/fixtures")
+        .join(folder)
+}
+
+/// Bytes for a message: escaped where they are no text.
+pub(crate) fn shown(bytes: &[u8]) -> String {
+    bytes
+        .escape_ascii()
+        .to_string()
+        .replace("\\r\\n", "\\r\\n\n")
+}
+
+/// Runs rows of a table to the end and fails with all that went wrong, each
+/// with its rule and what was asked.
+pub(crate) struct Rows(Vec<String>);
+
+impl Rows {
+    pub(crate) fn new() -> Self {
+        Self(Vec::new())
+    }
+
+    /// `what` names the rule and the request of the row.
+    pub(crate) fn check(&mut self, what: &str, holds: bool, saw: impl FnOnce() -> String) {
+        if !holds {
+            self.0.push(format!("{what}\n    {}", saw()));
+        }
+    }
+
+    pub(crate) fn done(self) {
+        assert!(
+            self.0.is_empty(),
+            "{} rows do not hold:\n{}",
+            self.0.len(),
+            self.0.join("\n")
+        );
+    }
+}

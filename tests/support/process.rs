@@ -1,0 +1,64 @@
+//! Processes as /proc shows them.
+
+use std::fs;
+
+/// One process, as it was when asked.
+#[derive(Clone, Debug)]
+pub(crate) struct Process {
+    pub(crate) pid: u32,
+    /// `R`, `S`, `Z` for a zombie, …
+    pub(crate) state: char,
+    parent: u32,
+    command: String,
+}
+
+impl Process {
+    /// `None` if it is gone.
+    pub(crate) fn find(pid: u32) -> Option<Self> {
+        let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+        // The command stands in brackets and may hold brackets and spaces.
+        let (open, close) = (stat.find('(')?, stat.rfind(')')?);
+        let mut fields = stat[close + 1..].split_ascii_whitespace();
+        Some(Self {
+            pid,
+            state: fields.next()?.chars().next()?,
+            parent: fields.next()?.parse().ok()?,
+            command: stat[open + 1..close].to_owned(),
+        })
+    }
+
+    /// Whether it still runs: a zombie does not.
+    pub(crate) fn runs(pid: u32) -> bool {
+        Self::find(pid).is_some_and(|process| process.state != 'Z')
+    }
+
+    /// All that descend from `pid`, zombies included.
+    pub(crate) fn descendants(pid: u32) -> Vec<Self> {
+        let all: Vec<Self> = fs::read_dir("/proc")
+            .expect("/proc can be read")
+            .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok())
+            .filter_map(Self::find)
+            .collect();
+        let mut family = vec![pid];
+        let mut found: Vec<Self> = Vec::new();
+        // A child can have a lower number than its parent: until nothing new.
+        loop {
+            let new: Vec<Self> = all
+                .iter()
+                .filter(|p| family.contains(&p.parent) && !family.contains(&p.pid))
+                .cloned()
+                .collect();
+            if new.is_empty() {
+                return found;
+            }
+            family.extend(new.iter().map(|p| p.pid));
+            found.extend(new);
+        }
+    }
+}
+
+impl std::fmt::Display for Process {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{} {} ({})", self.pid, self.command, self.state)
+    }
+}
