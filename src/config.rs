@@ -8,6 +8,7 @@ use crate::cli::{Cli, WorkingDirectory};
 use crate::engine::Limits;
 use crate::engine::listener::Address;
 use crate::error::StartError;
+use crate::gateway::variables::is_meta_variable;
 use crate::log::Format;
 
 const DEFAULT_PORT: u16 = 8000;
@@ -269,17 +270,17 @@ type Named = (Vec<(String, String)>, Vec<String>);
 fn environment(options: Vec<String>) -> Result<Named, StartError> {
     let (mut set, mut pass) = (Vec::new(), Vec::new());
     for option in options {
+        let name = option.split_once('=').map_or(&option[..], |(name, _)| name);
+        if name.is_empty() {
+            return Err(StartError::usage("--cgi-env needs a name")
+                .hint("write `--cgi-env NAME=VALUE` or `--cgi-env NAME`"));
+        }
+        if is_meta_variable(name.as_bytes()) {
+            let message = format!("--cgi-env can't set {name}: it belongs to the request");
+            return Err(StartError::usage(message).hint("choose another name"));
+        }
         match option.split_once('=') {
-            Some(("", _)) => {
-                return Err(StartError::usage("--cgi-env needs a name")
-                    .hint("write `--cgi-env NAME=VALUE`"));
-            }
             Some((name, value)) => set.push((name.to_owned(), value.to_owned())),
-            None if option.is_empty() => {
-                return Err(
-                    StartError::usage("--cgi-env needs a name").hint("write `--cgi-env NAME`")
-                );
-            }
             None => pass.push(option),
         }
     }

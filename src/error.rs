@@ -31,12 +31,45 @@ pub struct Diagnosis {
     pub subject: String,
     /// What is wrong. No absolute path of the machine.
     pub fault: String,
-    /// The command or change that mends it.
+    /// The command or change that mends it. `{file}` stands for the file.
     pub hint: Option<String>,
     /// The file on disk; for the log only.
     pub file: Option<PathBuf>,
     /// The script's last lines of standard error.
     pub stderr: Vec<String>,
+}
+
+impl Diagnosis {
+    /// The hint for somebody who knows the file as the URL names it.
+    pub fn hint_for_client(&self) -> Option<String> {
+        self.hint_with(self.subject.as_bytes())
+    }
+
+    /// The hint for the terminal, with the file's full path.
+    pub fn hint_for_log(&self) -> Option<String> {
+        let file = self
+            .file
+            .as_ref()
+            .map(|file| file.as_os_str().as_encoded_bytes());
+        self.hint_with(file.unwrap_or(self.subject.as_bytes()))
+    }
+
+    fn hint_with(&self, file: &[u8]) -> Option<String> {
+        Some(self.hint.as_ref()?.replace("{file}", &shell_word(file)))
+    }
+}
+
+/// A path as a shell takes it, quoted where it must be.
+fn shell_word(path: &[u8]) -> String {
+    let start = if path.starts_with(b"-") { "./" } else { "" };
+    let is_plain = |b: u8| b.is_ascii_alphanumeric() || b"/._-+,:@".contains(&b);
+    match std::str::from_utf8(path) {
+        Ok(text) if !text.is_empty() && text.bytes().all(is_plain) => format!("{start}{text}"),
+        Ok(text) if !text.chars().any(char::is_control) => {
+            format!("'{start}{}'", text.replace('\'', r"'\''"))
+        }
+        _ => format!("$'{start}{}'", path.escape_ascii()),
+    }
 }
 
 impl Fault {
@@ -173,3 +206,27 @@ impl fmt::Display for StartError {
 }
 
 impl std::error::Error for StartError {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_hint_quotes_the_file_for_a_shell() {
+        for (subject, hint) in [
+            ("cgi-bin/x.sh", "chmod +x cgi-bin/x.sh"),
+            ("-x", "chmod +x ./-x"),
+            ("it's a", r"chmod +x 'it'\''s a'"),
+            ("a\u{1b}[2J", r"chmod +x $'a\x1b[2J'"),
+            ("$(rm)", "chmod +x '$(rm)'"),
+        ] {
+            let diagnosis = Diagnosis {
+                subject: subject.into(),
+                hint: Some("chmod +x {file}".into()),
+                ..Diagnosis::default()
+            };
+            assert_eq!(diagnosis.hint_for_client().as_deref(), Some(hint));
+        }
+        assert_eq!(shell_word(b"a\xff'"), r"$'a\xff\''");
+    }
+}

@@ -97,16 +97,18 @@ fn explanation(status: StatusCode) -> &'static str {
 
 fn plain(status: StatusCode, diagnosis: Option<&Diagnosis>) -> String {
     let mut text = format!("{} {}\n", status.as_u16(), phrase(status));
-    if let Some(Diagnosis {
-        subject,
-        fault,
-        hint,
-        stderr,
-        ..
-    }) = diagnosis
+    if let Some(
+        diagnosis @ Diagnosis {
+            subject,
+            fault,
+
+            stderr,
+            ..
+        },
+    ) = diagnosis
     {
         let _ = writeln!(text, "\n{subject}: {fault}");
-        if let Some(hint) = hint {
+        if let Some(hint) = diagnosis.hint_for_client() {
             let _ = writeln!(text, "hint: {hint}");
         }
         if !stderr.is_empty() {
@@ -118,13 +120,15 @@ fn plain(status: StatusCode, diagnosis: Option<&Diagnosis>) -> String {
 
 fn html(status: StatusCode, diagnosis: Option<&Diagnosis>) -> String {
     let mut details = String::new();
-    if let Some(Diagnosis {
-        subject,
-        fault,
-        hint,
-        stderr,
-        ..
-    }) = diagnosis
+    if let Some(
+        diagnosis @ Diagnosis {
+            subject,
+            fault,
+
+            stderr,
+            ..
+        },
+    ) = diagnosis
     {
         let _ = writeln!(
             details,
@@ -132,8 +136,12 @@ fn html(status: StatusCode, diagnosis: Option<&Diagnosis>) -> String {
             escape(subject),
             escape(fault)
         );
-        if let Some(hint) = hint {
-            let _ = write!(details, "<p>To mend it:</p>\n<pre>{}</pre>\n", escape(hint));
+        if let Some(hint) = diagnosis.hint_for_client() {
+            let _ = write!(
+                details,
+                "<p>To mend it:</p>\n<pre>{}</pre>\n",
+                escape(&hint)
+            );
         }
         if !stderr.is_empty() {
             let _ = write!(

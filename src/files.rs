@@ -104,16 +104,18 @@ impl Files {
     }
 
     async fn decide(&self, head: &Parts, target: &Target) -> Result<Outcome, Fault> {
+        if !matches!(head.method, Method::GET | Method::HEAD | Method::OPTIONS) {
+            // Whether or not there is something (C56).
+            return Err(Fault::method_not_allowed(ALLOWED));
+        }
         let path = target.path.relative().ok_or_else(Fault::not_found)?;
         let refused = |refusal| fault(refusal, &target.path);
         let node = self.root.find(&path).map_err(refused)?;
         if matches!(node, Node::File(_)) && target.path.trailing_slash {
             return Err(Fault::not_found());
         }
-        match head.method {
-            Method::GET | Method::HEAD => {}
-            Method::OPTIONS => return Ok(Outcome::Methods),
-            _ => return Err(Fault::method_not_allowed(ALLOWED)),
+        if head.method == Method::OPTIONS {
+            return Ok(Outcome::Methods);
         }
         match node {
             Node::File(file) => decide_file(&path, file, head),

@@ -96,7 +96,6 @@ impl Log {
             reason,
             subject,
             fault,
-            hint,
             file,
             ..
         } = diagnosis;
@@ -105,7 +104,7 @@ impl Log {
             let _ = write!(text, "; {}", escape(file.as_os_str().as_encoded_bytes()));
         }
         text.push(')');
-        if let Some(hint) = hint {
+        if let Some(hint) = diagnosis.hint_for_log() {
             let _ = write!(text, "\nhint: {}", escape(hint.as_bytes()));
         }
         self.line(text);

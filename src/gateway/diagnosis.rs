@@ -74,10 +74,7 @@ pub fn ended_early(script: &Script, ended: Option<Ended>, invalid: &Invalid) -> 
     if let Some(Ended::Exit(126 | 127)) = ended {
         diagnosis.reason = "command-not-found";
         diagnosis.hint = Some(if FirstLine::read(&script.file).crlf {
-            format!(
-                "line 1 ends with CRLF (Windows line endings): sed -i 's/\\r$//' {}",
-                script.subject
-            )
+            "line 1 ends with CRLF (Windows line endings): sed -i 's/\\r$//' {file}".into()
         } else {
             "a command inside the script was not found or is not executable; look at its PATH"
                 .into()
@@ -127,7 +124,7 @@ fn missing_interpreter(head: &FirstLine) -> Start {
             "crlf",
             format!("line 1 ends with CRLF (Windows line endings), so the interpreter `{interpreter}\\r` is not found"),
         )
-        .hint("sed -i 's/\\r$//' FILE");
+        .hint("sed -i 's/\\r$//' {file}");
     }
     let name = Path::new(&interpreter)
         .file_name()
@@ -149,7 +146,7 @@ fn denied(script: &Script, head: &FirstLine) -> Start {
             "not-executable",
             "the file is not executable",
         )
-        .hint("chmod +x FILE"),
+        .hint("chmod +x {file}"),
         Some(interpreter)
             if rustix::fs::access(&interpreter, rustix::fs::Access::EXEC_OK).is_err() =>
         {
@@ -176,7 +173,7 @@ fn not_a_program(head: &FirstLine) -> Start {
             "bom",
             "the file starts with a byte order mark (BOM), which hides the `#!`",
         )
-        .hint("sed -i '1s/^\\xef\\xbb\\xbf//' FILE");
+        .hint("sed -i '1s/^\\xef\\xbb\\xbf//' {file}");
     }
     if head.bytes.starts_with(b"\x7fELF") {
         return Start::error(
@@ -196,7 +193,7 @@ fn not_a_program(head: &FirstLine) -> Start {
         "no-shebang",
         "there is no `#!` line, so nothing says what runs it",
     )
-    .hint("sed -i '1i #!/bin/sh' FILE  (or the interpreter it was written for)")
+    .hint("sed -i '1i #!/bin/sh' {file}  (or the interpreter it was written for)")
 }
 
 fn internal(script: &Script, reason: &'static str, fault: String) -> Fault {
@@ -234,7 +231,6 @@ impl Start {
         Self::new(StatusCode::INTERNAL_SERVER_ERROR, reason, fault)
     }
 
-    /// `FILE` in the hint stands for the script.
     fn hint(mut self, hint: impl Into<String>) -> Self {
         self.hint = Some(hint.into());
         self
@@ -245,7 +241,7 @@ impl Start {
             reason: self.reason,
             subject: script.subject.clone(),
             fault: self.fault,
-            hint: self.hint.map(|hint| hint.replace("FILE", &script.subject)),
+            hint: self.hint,
             file: Some(script.file.clone()),
             stderr: Vec::new(),
         })

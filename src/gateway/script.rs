@@ -90,23 +90,6 @@ impl Scripts {
         }
     }
 
-    /// Whether a file lies in a CGI directory, whatever links lead to it.
-    ///
-    /// [`find`](Self::find) goes by the names in the path, so that it costs a
-    /// request for a static file nothing. Who serves a file that was reached
-    /// through a symbolic link asks here first: `/alias` that leads to
-    /// `cgi-bin` must not show what is in it.
-    pub fn covers(&self, file: &Path) -> bool {
-        let real = match file.canonicalize() {
-            Ok(real) => real,
-            // What isn't there shows nothing; what can't be told is not shown.
-            Err(error) => return error.kind() != io::ErrorKind::NotFound,
-        };
-        let dirs = self.dirs.iter().map(|dir| self.file(dir));
-        dirs.filter_map(|dir| dir.canonicalize().ok())
-            .any(|dir| real.starts_with(dir))
-    }
-
     /// Whether the path lies in this CGI directory. Looks at the disk only if
     /// the names match, or could on a file system that ignores case.
     fn holds(&self, dir: &[Vec<u8>], path: &UrlPath) -> bool {
@@ -152,7 +135,9 @@ impl Scripts {
     /// say what there is or isn't.
     fn find_by_ending(&self, path: &UrlPath) -> Option<Result<Found, Fault>> {
         let segments = &path.segments;
-        let last = segments.iter().rposition(|name| self.has_ending(name))?;
+        let Some(last) = segments.iter().rposition(|name| self.has_ending(name)) else {
+            return self.index_by_ending(path);
+        };
         for end in 1..=last + 1 {
             let name = &segments[end - 1];
             if name.contains(&b'/') {
@@ -166,7 +151,43 @@ impl Scripts {
                 Err(error) => return Some(Err(self.unreachable(&segments[..end], &error))),
             }
         }
-        None
+        self.index_by_ending(path)
+    }
+
+    /// The directory's `index.EXT`, in the order the endings were given, where
+    /// no index.html comes first.
+    fn index_by_ending(&self, path: &UrlPath) -> Option<Result<Found, Fault>> {
+        let is_directory = path.trailing_slash || path.segments.is_empty();
+        if self.extensions.is_empty()
+            || !is_directory
+            || path
+                .segments
+                .iter()
+                .any(|name| is_hidden(name) || name.contains(&b'/'))
+        {
+            return None;
+        }
+        let named = |name: &[u8]| [&path.segments[..], &[name.to_vec()]].concat();
+        let is_file =
+            |index: &[Vec<u8>]| fs::metadata(self.file(index)).is_ok_and(|found| found.is_file());
+        if [&b"index.html"[..], b"index.htm"]
+            .into_iter()
+            .any(|name| is_file(&named(name)))
+        {
+            return None;
+        }
+        let candidates = self
+            .extensions
+            .iter()
+            .map(|extension| named(&[b"index.", &extension[..]].concat()));
+        let index = candidates
+            .into_iter()
+            .find(|index| is_file(index) && access_to_execute(&self.file(index)).is_ok())?;
+        Some(
+            self.look(&index)
+                .and_then(|found| self.check(0, &index, &found))
+                .map(|()| self.script(&index, None, Vec::new())),
+        )
     }
 
     fn take_by_ending(&self, end: usize, path: &UrlPath, found: &Metadata) -> Result<Found, Fault> {
@@ -273,10 +294,7 @@ impl Scripts {
         }
         let fault = "everyone may write to it and it belongs to another user";
         let fault = self.refuse(segments, "world-writable", fault);
-        Err(with_hint(
-            fault,
-            format!("chmod o-w {}", shell_word(segments)),
-        ))
+        Err(with_hint(fault, "chmod o-w {file}"))
     }
 
     /// For the effective user, by the kernel's own judgement (C52).
@@ -290,10 +308,7 @@ impl Scripts {
             Err(Errno::ACCESS) => {
                 let fault = "the file is not executable";
                 let fault = self.refuse(segments, "not-executable", fault);
-                Err(with_hint(
-                    fault,
-                    format!("chmod +x {}", shell_word(segments)),
-                ))
+                Err(with_hint(fault, "chmod +x {file}"))
             }
             Err(errno) => Err(Fault::from_file_error(&errno.into())),
         }
@@ -315,7 +330,7 @@ impl Scripts {
         };
         let fault = "the server's user may not search the directory";
         let fault = self.refuse(directory, "not-searchable", fault);
-        with_hint(fault, format!("chmod +x {}", shell_word(directory)))
+        with_hint(fault, "chmod +x {file}")
     }
 
     fn refuse(&self, segments: &[Vec<u8>], reason: &'static str, fault: &str) -> Fault {
@@ -329,9 +344,9 @@ impl Scripts {
     }
 }
 
-fn with_hint(mut fault: Fault, hint: String) -> Fault {
+fn with_hint(mut fault: Fault, hint: &str) -> Fault {
     if let Some(diagnosis) = &mut fault.diagnosis {
-        diagnosis.hint = Some(hint);
+        diagnosis.hint = Some(hint.to_owned());
     }
     fault
 }
@@ -438,26 +453,6 @@ fn subject(segments: &[Vec<u8>]) -> String {
         }
     }
     text
-}
-
-/// The same, to be pasted into a shell.
-fn shell_word(segments: &[Vec<u8>]) -> String {
-    if segments.is_empty() {
-        return ".".to_owned();
-    }
-    let mut path = segments.join(&b'/');
-    if path.starts_with(b"-") {
-        path.splice(..0, *b"./");
-    }
-    let is_plain = |b: u8| b.is_ascii_alphanumeric() || b"/._-+,:@".contains(&b);
-    match String::from_utf8(path) {
-        Ok(text) if text.bytes().all(is_plain) => text,
-        Ok(text) if !text.chars().any(char::is_control) => {
-            format!("'{}'", text.replace('\'', r"'\''"))
-        }
-        Ok(text) => format!("$'{}'", text.as_bytes().escape_ascii()),
-        Err(error) => format!("$'{}'", error.as_bytes().escape_ascii()),
-    }
 }
 
 #[cfg(test)]
@@ -700,7 +695,7 @@ mod tests {
         let diagnosis = site.diagnosis("/cgi-bin/x.sh");
         assert_eq!(diagnosis.reason, "not-executable");
         assert_eq!(diagnosis.subject, "cgi-bin/x.sh");
-        assert_eq!(diagnosis.hint.as_deref(), Some("chmod +x cgi-bin/x.sh"));
+        assert_eq!(diagnosis.hint.as_deref(), Some("chmod +x {file}"));
         assert_eq!(diagnosis.file, Some(site.path("cgi-bin/x.sh")));
     }
 
@@ -732,7 +727,7 @@ mod tests {
             let diagnosis = site.diagnosis("/cgi-bin/sub/deep/x");
             assert_eq!(diagnosis.reason, "not-searchable");
             assert_eq!(diagnosis.subject, "cgi-bin/sub");
-            assert_eq!(diagnosis.hint.as_deref(), Some("chmod +x cgi-bin/sub"));
+            assert_eq!(diagnosis.hint.as_deref(), Some("chmod +x {file}"));
             assert_eq!(site.diagnosis("/cgi-bin/link").reason, "not-reachable");
         });
         open_to_all(&site.path("cgi-bin/sub"));
@@ -777,7 +772,7 @@ mod tests {
                 let diagnosis = site.diagnosis(path);
                 assert_eq!(diagnosis.reason, "world-writable", "{path}");
                 assert_eq!(diagnosis.subject, subject, "{path}");
-                assert_eq!(diagnosis.hint, Some(format!("chmod o-w {subject}")));
+                assert_eq!(diagnosis.hint.as_deref(), Some("chmod o-w {file}"));
             }
         });
     }
@@ -810,26 +805,6 @@ mod tests {
         assert_eq!(site.ask("/CGI-BIN/x"), "files");
         site.file("Cgi-Bin/x", 0o755);
         assert_eq!(site.ask("/Cgi-Bin/x"), "files");
-    }
-
-    #[test]
-    fn a_link_to_the_script_directory_is_known_for_what_it_is_c50() {
-        let site = Site::new(&["cgi-bin"], &[]);
-        site.file("cgi-bin/sub/x", 0o755);
-        site.file("www/page.html", 0o644);
-        symlink("../cgi-bin", site.path("www/alias")).unwrap();
-        symlink("../cgi-bin/sub/x", site.path("www/text")).unwrap();
-        symlink("page.html", site.path("www/link.html")).unwrap();
-        for (file, expected) in [
-            ("www/alias", true),
-            ("www/alias/sub/x", true),
-            ("www/text", true),
-            ("www/link.html", false),
-            ("www/page.html", false),
-            ("www/none", false),
-        ] {
-            assert_eq!(site.scripts.covers(&site.path(file)), expected, "{file}");
-        }
     }
 
     #[test]
@@ -898,23 +873,36 @@ mod tests {
     }
 
     #[test]
-    fn names_are_printed_and_quoted_so_that_they_do_no_harm() {
-        for (segments, printed, word) in [
-            (vec!["cgi-bin", "x.sh"], "cgi-bin/x.sh", "cgi-bin/x.sh"),
-            (vec!["-x"], "-x", "./-x"),
-            (vec!["it's a"], "it's a", r"'it'\''s a'"),
-            (vec!["a\u{1b}[2J"], "a\\u{1b}[2J", r"$'a\x1b[2J'"),
-            (vec!["$(rm)"], "$(rm)", "'$(rm)'"),
-            (vec![], ".", "."),
+    fn names_are_printed_so_that_they_do_no_harm() {
+        for (segments, printed) in [
+            (vec!["cgi-bin", "x.sh"], "cgi-bin/x.sh"),
+            (vec!["a\u{1b}[2J"], "a\\u{1b}[2J"),
+            (vec![], "."),
         ] {
             let segments: Vec<_> = segments
                 .into_iter()
                 .map(|s| s.as_bytes().to_vec())
                 .collect();
             assert_eq!(subject(&segments), printed);
-            assert_eq!(shell_word(&segments), word);
         }
-        assert_eq!(shell_word(&[b"a\xff'".to_vec()]), r"$'a\xff\''");
+    }
+
+    #[test]
+    fn an_index_with_a_configured_ending_answers_for_its_directory() {
+        let site = Site::new(&["cgi-bin"], &["cgi", "pl"]);
+        site.file("a/index.pl", 0o755);
+        site.file("b/index.cgi", 0o755);
+        site.file("b/index.html", 0o644);
+        site.file("c/index.cgi", 0o644);
+        for (path, expected) in [
+            ("/a/", "/a/index.pl"),
+            ("/a", "files"),
+            ("/b/", "files"),
+            ("/c/", "files"),
+            ("/none/", "files"),
+        ] {
+            assert_eq!(site.ask(path), expected, "{path}");
+        }
     }
 
     proptest! {
