@@ -7,6 +7,7 @@
 use std::time::Duration;
 
 pub mod framing;
+mod lazy_memory;
 pub mod listener;
 mod socket;
 pub mod tiny;

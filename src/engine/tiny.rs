@@ -28,6 +28,7 @@ use tokio::time::{Instant, sleep, timeout};
 
 use super::Limits;
 use super::framing::{self, Asker, CHUNK_END, Content, Framing, LAST_CHUNK, Plan};
+use super::lazy_memory::MAX_LENGTH;
 use super::listener::Bound;
 use super::socket::{Peer, Socket};
 use crate::error::Fault;
@@ -276,6 +277,15 @@ impl Drop for LaneEnd<'_> {
 
 /// Drops a request without the answer that the library would give it.
 fn discard(request: tiny_http::Request) {
+    if request
+        .body_length()
+        .is_some_and(|length| length as u64 > MAX_LENGTH)
+    {
+        // Dropping it would ask for that much memory. The connection is closed;
+        // its descriptors are the price.
+        std::mem::forget(request);
+        return;
+    }
     drop(request.into_writer());
 }
 
@@ -527,6 +537,9 @@ impl Head {
         } = self;
         let framing = match framing {
             // With this option the library doesn't decode chunks.
+            Ok(Framing::Length(length)) if length > MAX_LENGTH => {
+                Err(Fault::new(http::StatusCode::PAYLOAD_TOO_LARGE).closing())
+            }
             Ok(Framing::Chunked) if upgrade => {
                 Err(Fault::new(http::StatusCode::NOT_IMPLEMENTED).closing())
             }
