@@ -18,7 +18,7 @@ use crate::log::Format;
 /// --public lets others in.
 #[allow(clippy::struct_excessive_bools, reason = "a flag is a bool")]
 #[derive(Debug, Parser)]
-#[command(name = "serve-here", version, max_term_width = 100, after_help = AFTER_HELP, after_long_help = AFTER_LONG_HELP)]
+#[command(name = "serve-here", version, override_usage = "serve-here [OPTIONS] [PORT] [DIR]", max_term_width = 100, after_help = AFTER_HELP, after_long_help = AFTER_LONG_HELP)]
 pub struct Cli {
     /// Port (a number, default 8000, 0 = any free one) and folder, in either order
     ///
