@@ -8,27 +8,32 @@
 
 use std::fs::File;
 use std::io;
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::SystemTime;
 
 use http::header::{
-    ACCEPT, ACCEPT_RANGES, ALLOW, CACHE_CONTROL, CONTENT_RANGE, CONTENT_SECURITY_POLICY,
-    CONTENT_TYPE, ETAG, HeaderValue, LAST_MODIFIED, LOCATION, VARY, X_CONTENT_TYPE_OPTIONS,
+    ACCEPT, ACCEPT_RANGES, ALLOW, CACHE_CONTROL, CONTENT_DISPOSITION, CONTENT_RANGE,
+    CONTENT_SECURITY_POLICY, CONTENT_TYPE, ETAG, HeaderValue, LAST_MODIFIED, LOCATION, VARY,
+    X_CONTENT_TYPE_OPTIONS,
 };
 use http::request::Parts;
 use http::{Method, StatusCode};
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_encode};
 use rustix::rand::{GetRandomFlags, getrandom};
 
 use crate::error::{Diagnosis, Fault};
 use crate::message::{Body, FileBody, Response};
 use crate::target::{self, Target, UrlPath};
 
+use archive::{Archive, Format};
 use listing::{Form, View};
 use precondition::{Validators, Verdict};
 use range::{ByteRanges, Selection, Span};
 use resolve::{Directory, Node, Refusal, RegularFile, Root};
 
+mod archive;
 mod civil;
 mod listing;
 mod media_type;
@@ -39,6 +44,8 @@ mod resolve;
 mod tests;
 
 const ALLOWED: &str = "GET, HEAD, OPTIONS";
+/// What stands unescaped in `filename*` (RFC 8187 §3.2.1, and fewer).
+const ATTRIBUTE: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_');
 /// What stands for a directory, in this order.
 const INDEX_NAMES: [&str; 2] = ["index.html", "index.htm"];
 
@@ -77,6 +84,12 @@ enum Outcome {
         text: String,
         validators: Validators,
         view: View,
+    },
+    Archive {
+        /// Of the folder.
+        name: Vec<u8>,
+        format: Format,
+        archive: Archive,
     },
     Content {
         file: File,
@@ -123,6 +136,11 @@ impl Files {
                 Ok(Outcome::Moved(with_slash(target)))
             }
             Node::Directory(directory) => {
+                if let Some(format) =
+                    parameter(&target.query, "archive").and_then(|format| Format::of(&format))
+                {
+                    return self.pack(&directory, &target.path, format, head);
+                }
                 let view = View::of(&target.query, &head.headers);
                 // A form that the query names is meant, index or not.
                 if view.negotiated
@@ -163,6 +181,33 @@ impl Files {
             }),
             Verdict::Failed => Err(Fault::new(StatusCode::PRECONDITION_FAILED)),
         }
+    }
+
+    fn pack(
+        &self,
+        directory: &Directory,
+        path: &UrlPath,
+        format: Format,
+        head: &Parts,
+    ) -> Result<Outcome, Fault> {
+        // A folder that can't be read is refused now, not sent empty.
+        directory
+            .open()
+            .map_err(|errno| fault(errno.into(), path))?;
+        let name = match path.segments.last() {
+            Some(name) => name.clone(),
+            None => self.root.name().as_bytes().to_owned(),
+        };
+        let archive = if head.method == Method::HEAD {
+            Archive::Ended
+        } else {
+            Archive::new(Arc::clone(&self.root), directory, &name, format)
+        };
+        Ok(Outcome::Archive {
+            name,
+            format,
+            archive,
+        })
     }
 
     /// The file that stands for the directory. One that is there and can't be
@@ -296,6 +341,11 @@ impl Outcome {
                 say_validators(&mut response, &validators);
                 Ok(response)
             }
+            Self::Archive {
+                name,
+                format,
+                archive,
+            } => Ok(download(&name, format, archive)),
             Self::Content {
                 file,
                 length,
@@ -311,6 +361,29 @@ impl Outcome {
             }
         }
     }
+}
+
+/// An archive, to be saved under the name of its folder (RFC 6266).
+fn download(name: &[u8], format: Format, archive: Archive) -> Response {
+    let mut response = response(StatusCode::OK, Body::stream(None, archive));
+    let name = String::from_utf8_lossy(name);
+    let plain: String = name
+        .chars()
+        .map(|c| match c {
+            '"' | '\\' | '%' => '_',
+            ' '..='~' => c,
+            _ => '_',
+        })
+        .collect();
+    let exact = percent_encode(name.as_bytes(), ATTRIBUTE);
+    let ending = format.ending();
+    let disposition =
+        format!("attachment; filename=\"{plain}.{ending}\"; filename*=UTF-8''{exact}.{ending}");
+    let headers = response.headers_mut();
+    headers.insert(CONTENT_DISPOSITION, header_value(disposition));
+    let media_type = HeaderValue::from_static(format.media_type());
+    headers.insert(CONTENT_TYPE, media_type);
+    response
 }
 
 fn listing(text: String, view: View) -> Response {

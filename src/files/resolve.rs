@@ -51,6 +51,7 @@ pub(super) struct Directory {
     /// Without symbolic links; relative to the root, or absolute if a link led
     /// out of it.
     pub(super) path: PathBuf,
+    pub(super) metadata: Metadata,
     handle: OwnedFd,
 }
 
@@ -108,6 +109,11 @@ impl Root {
         self.path.file_name().unwrap_or(OsStr::new("files"))
     }
 
+    /// The path for the operating system of a [`Directory::path`].
+    pub(super) fn absolute(&self, path: &Path) -> PathBuf {
+        self.path.join(path)
+    }
+
     /// Whether an entry of this name is shown: names that start with a dot are
     /// not, but for `.well-known` (RFC 8615).
     pub(super) fn shows(&self, name: &OsStr) -> bool {
@@ -119,9 +125,16 @@ impl Root {
         if !path.iter().all(|name| self.shows(name)) {
             return Err(Refusal::Missing);
         }
+        self.open_node(path)
+    }
+
+    /// Like [`Root::find`], whatever the names are. `path` may also be one of
+    /// [`Directory::path`] and names below it.
+    pub(super) fn open_node(&self, path: &Path) -> Result<Node, Refusal> {
         let place = self.locate(path)?;
         if place.metadata.is_dir() {
             return Ok(Node::Directory(Directory {
+                metadata: place.metadata,
                 path: place.path,
                 handle: place.handle,
             }));
@@ -139,7 +152,7 @@ impl Root {
     }
 
     /// A file or directory that may be served, without opening it for reading.
-    /// `path` is as in [`Root::find`], or one of [`Directory::path`] and a name.
+    /// `path` is as in [`Root::open_node`].
     pub(super) fn locate(&self, path: &Path) -> Result<Place, Refusal> {
         let flags = OFlags::PATH | OFlags::CLOEXEC;
         let (path, handle, linked) = match self.open(path, flags) {

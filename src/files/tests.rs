@@ -1,6 +1,9 @@
 //! `Files::respond` on folders made for the test.
 
+use std::collections::BTreeMap;
+use std::ffi::OsStr;
 use std::fs;
+use std::io::{Cursor, Read};
 use std::os::unix::fs::symlink;
 use std::time::Duration;
 
@@ -9,7 +12,7 @@ use http::header::{CONTENT_LENGTH, HeaderName, IF_MODIFIED_SINCE, IF_NONE_MATCH,
 use tempfile::TempDir;
 
 use super::*;
-use crate::message::BodyError;
+use crate::message::{BodyError, Source};
 
 /// A folder, what it is served with, and requests to it.
 struct Site {
@@ -451,8 +454,6 @@ async fn a_listing_names_folders_first_and_sorts_on_request() {
 
 #[tokio::test]
 async fn every_link_of_a_listing_leads_to_its_file_whatever_its_name() {
-    use std::ffi::OsStr;
-    use std::os::unix::ffi::OsStrExt;
     let site = Site::new(&[("d/first", "first")]);
     let names: [&[u8]; 12] = [
         b"\"quoted\" 'name'",
@@ -593,4 +594,250 @@ async fn an_unreadable_index_is_refused_and_no_listing_shown_instead() {
     let site = Site::new(&[("d/a", "")]);
     symlink("/etc/hostname", site.path("d/index.html")).unwrap();
     assert_eq!(site.status("/d/").await, 403);
+}
+
+/// Names and contents; folders end in a slash.
+type Entries = BTreeMap<Vec<u8>, String>;
+
+fn untar(bytes: &[u8]) -> Entries {
+    let mut tar = tar::Archive::new(flate2::read::GzDecoder::new(bytes));
+    let mut entries = Entries::new();
+    for entry in tar.entries().unwrap() {
+        let mut entry = entry.unwrap();
+        let mut content = String::new();
+        entry.read_to_string(&mut content).unwrap();
+        entries.insert(entry.path_bytes().into_owned(), content);
+    }
+    entries
+}
+
+fn unzip(bytes: &[u8]) -> Entries {
+    let mut zip = zip::ZipArchive::new(Cursor::new(bytes)).unwrap();
+    let mut entries = Entries::new();
+    for index in 0..zip.len() {
+        let mut entry = zip.by_index(index).unwrap();
+        let mut content = String::new();
+        entry.read_to_string(&mut content).unwrap();
+        let name = entry.name().unwrap().as_bytes().to_vec();
+        entries.insert(name, content);
+    }
+    entries
+}
+
+fn entries(expected: &[(&str, &str)]) -> Entries {
+    let entry = |(name, content): &(&str, &str)| (name.as_bytes().to_vec(), (*content).to_owned());
+    expected.iter().map(entry).collect()
+}
+
+#[tokio::test]
+async fn an_archive_holds_what_browsing_shows_below_the_name_of_the_folder() {
+    let mut site = Site::new(&[
+        ("d/a.txt", "a"),
+        ("d/empty", ""),
+        ("d/sub/b", "b"),
+        ("d/.env", "secret"),
+        ("d/.git/config", "secret"),
+        ("d/page.php", "source"),
+        ("d/cgi-bin/x", "source"),
+        ("beside", "beside"),
+    ]);
+    fs::create_dir(site.path("d/nothing")).unwrap();
+    fs::write(site.folder.path().join("outside"), "outside").unwrap();
+    let kind = rustix::fs::FileType::Fifo;
+    let mode = rustix::fs::Mode::from_raw_mode(0o666);
+    rustix::fs::mknodat(rustix::fs::CWD, site.path("d/fifo"), kind, mode, 0).unwrap();
+    for (link, end) in [
+        ("d/out", "../../outside"),
+        ("d/out-folder", "../.."),
+        ("d/broken", "none"),
+        ("d/sub/round", ".."),
+        ("d/script", "cgi-bin/x"),
+        ("d/to-beside", "../beside"),
+        ("d/to-sub", "sub"),
+    ] {
+        symlink(end, site.path(link)).unwrap();
+    }
+    site.options.withheld = vec!["d/cgi-bin".into()];
+    site.options.withheld_extensions = vec!["php".to_owned()];
+    let expected = entries(&[
+        ("d/", ""),
+        ("d/a.txt", "a"),
+        ("d/empty", ""),
+        ("d/nothing/", ""),
+        ("d/sub/", ""),
+        ("d/sub/b", "b"),
+        ("d/to-beside", "beside"),
+        ("d/to-sub/", ""),
+        ("d/to-sub/b", "b"),
+    ]);
+    let tar = site.get("/d/?archive=tar.gz", &[]).await;
+    assert_eq!(tar.field(CONTENT_TYPE), "application/gzip");
+    assert_eq!(tar.length, None);
+    assert_eq!(untar(&tar.body.unwrap()), expected);
+    let zip = site.get("/d/?archive=zip", &[]).await;
+    assert_eq!(zip.field(CONTENT_TYPE), "application/zip");
+    assert_eq!(unzip(&zip.body.unwrap()), expected);
+
+    site.options.follow_links = true;
+    site.options.hidden = true;
+    let all = site.get("/d/?archive=zip", &[]).await;
+    let all = unzip(&all.body.unwrap());
+    assert_eq!(all[&b"d/out"[..]], "outside");
+    assert_eq!(all[&b"d/.env"[..]], "secret");
+    assert!(!all.contains_key(&b"d/cgi-bin/x"[..]));
+}
+
+#[tokio::test]
+async fn an_archive_is_named_after_its_folder() {
+    let site = Site::new(&[("\u{e9} \"x\"/a", "")]);
+    for (target, expected) in [
+        (
+            "/%C3%A9%20%22x%22/?archive=zip",
+            "attachment; filename=\"_ _x_.zip\"; filename*=UTF-8''%C3%A9%20%22x%22.zip",
+        ),
+        (
+            "/?archive=tar.gz",
+            "attachment; filename=\"root.tar.gz\"; filename*=UTF-8''root.tar.gz",
+        ),
+    ] {
+        let answer = site.request(Method::HEAD, target, &[]).await.unwrap();
+        assert_eq!(answer.field(CONTENT_DISPOSITION), expected);
+        assert_eq!((answer.length, answer.text()), (None, ""));
+    }
+}
+
+#[tokio::test]
+async fn names_of_any_length_and_bytes_are_right_in_an_archive() {
+    let site = Site::new(&[("d/x", "")]);
+    let long = "l".repeat(250);
+    let exact = "e".repeat(98);
+    let names = [
+        long.clone().into_bytes(),
+        exact.into_bytes(),
+        format!("{long}2/{long}").into_bytes(),
+        b"not-\xff-utf8".to_vec(),
+        [&b"\xff"[..], &[b'n'; 200]].concat(),
+        "\u{e9}\u{1f600}".into(),
+        b"back\\slash\nnewline".to_vec(),
+    ];
+    for name in &names {
+        let path = site.path("d").join(OsStr::from_bytes(name));
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(path, "content").unwrap();
+    }
+    let tar = untar(&site.get("/d/?archive=tar.gz", &[]).await.body.unwrap());
+    let zip = unzip(&site.get("/d/?archive=zip", &[]).await.body.unwrap());
+    for name in names {
+        let name = [&b"d/"[..], &name].concat();
+        assert_eq!(tar.get(&name).map(String::as_str), Some("content"));
+        let shown = String::from_utf8(name)
+            .unwrap_or_else(|e| String::from_utf8_lossy(e.as_bytes()).replace('\u{fffd}', "%FF"));
+        assert_eq!(
+            zip.get(shown.as_bytes()).map(String::as_str),
+            Some("content")
+        );
+    }
+}
+
+#[tokio::test]
+async fn an_archive_keeps_times_and_the_right_to_execute() {
+    use std::os::unix::fs::PermissionsExt;
+    let site = Site::new(&[("d/plain", ""), ("d/run", "")]);
+    fs::set_permissions(site.path("d/plain"), PermissionsExt::from_mode(0o600)).unwrap();
+    fs::set_permissions(site.path("d/run"), PermissionsExt::from_mode(0o700)).unwrap();
+    for name in ["d/plain", "d/run"] {
+        let file = fs::File::open(site.path(name)).unwrap();
+        let time = std::time::UNIX_EPOCH + Duration::from_secs(1_709_164_802);
+        file.set_modified(time).unwrap();
+    }
+    let tar = site.get("/d/?archive=tar.gz", &[]).await.body.unwrap();
+    let mut tar = tar::Archive::new(flate2::read::GzDecoder::new(&tar[..]));
+    let found: Vec<_> = tar
+        .entries()
+        .unwrap()
+        .map(|entry| {
+            let header = entry.unwrap().header().clone();
+            (header.mode().unwrap(), header.mtime().unwrap())
+        })
+        .skip(1)
+        .collect();
+    assert_eq!(found, [(0o644, 1_709_164_802), (0o755, 1_709_164_802)]);
+
+    let zip = site.get("/d/?archive=zip", &[]).await.body.unwrap();
+    let mut zip = zip::ZipArchive::new(Cursor::new(zip)).unwrap();
+    for (name, mode) in [("d/plain", 0o644), ("d/run", 0o755)] {
+        let entry = zip.by_name(name).unwrap();
+        assert_eq!(entry.unix_mode().map(|mode| mode & 0o777), Some(mode));
+        let time = entry.last_modified().unwrap();
+        assert_eq!((time.year(), time.month(), time.day()), (2024, 2, 29));
+    }
+}
+
+/// Bytes that do not compress.
+fn noise(length: usize) -> Vec<u8> {
+    let mut state = 1u64;
+    let byte = || {
+        state = state
+            .wrapping_mul(6_364_136_223_846_793_005)
+            .wrapping_add(1);
+        state.to_be_bytes()[0]
+    };
+    std::iter::repeat_with(byte).take(length).collect()
+}
+
+#[tokio::test]
+async fn a_file_that_shrinks_while_it_is_packed_ends_the_archive_with_an_error() {
+    for format in [Format::TarGz, Format::Zip] {
+        let site = Site::new(&[("d/x", "")]);
+        let path = site.path("d/a");
+        fs::write(&path, noise(10 << 20)).unwrap();
+        let root = Arc::new(Root::new(&site.path(""), Options::default()).unwrap());
+        let Ok(Node::Directory(directory)) = root.find(Path::new("d")) else {
+            panic!("the folder is there");
+        };
+        let mut archive = Archive::new(root, &directory, b"d", format);
+        assert!(archive.next().await.unwrap().is_ok());
+        let file = fs::OpenOptions::new().write(true).open(&path).unwrap();
+        file.set_len(5 << 20).unwrap();
+        let end = loop {
+            match archive.next().await {
+                Some(Ok(_)) => {}
+                end => break end,
+            }
+        };
+        assert!(matches!(end, Some(Err(BodyError::Truncated))), "{format:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_dropped_wait_loses_nothing_of_an_archive() {
+    let site = Site::new(&[("d/x", "")]);
+    fs::write(site.path("d/a"), noise(1 << 20)).unwrap();
+    let root = Arc::new(Root::new(&site.path(""), Options::default()).unwrap());
+    let Ok(Node::Directory(directory)) = root.find(Path::new("d")) else {
+        panic!("the folder is there");
+    };
+    let mut archive = Archive::new(root, &directory, b"d", Format::TarGz);
+    let mut bytes = Vec::new();
+    loop {
+        // Asked once and dropped, then asked again.
+        let hurried = tokio::select! {
+            biased;
+            piece = archive.next() => Some(piece),
+            () = std::future::ready(()) => None,
+        };
+        let piece = match hurried {
+            Some(piece) => piece,
+            None => archive.next().await,
+        };
+        let Some(piece) = piece else { break };
+        bytes.extend_from_slice(&piece.unwrap());
+    }
+    assert_eq!(untar_lengths(&bytes), [0, 1 << 20, 0]);
+}
+
+fn untar_lengths(bytes: &[u8]) -> Vec<u64> {
+    let mut tar = tar::Archive::new(flate2::read::GzDecoder::new(bytes));
+    let entries = tar.entries().unwrap();
+    entries.map(|entry| entry.unwrap().size()).collect()
 }
