@@ -9,10 +9,8 @@
 use std::cmp::Ordering;
 use std::ffi::OsString;
 use std::fmt::Write;
-use std::iter::Peekable;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::os::unix::fs::MetadataExt;
-use std::str::Chars;
 
 use http::HeaderMap;
 use http::header::ACCEPT;
@@ -32,7 +30,7 @@ const SCRIPT: &str = include_str!("listing.js");
 
 /// The hashes are those of [`STYLE`] and [`SCRIPT`]; a test compares them.
 pub(super) const CONTENT_SECURITY_POLICY: &str = "default-src 'none'; \
-    style-src 'sha256-7+rYpL3IZboYpr5HIwuQdh1lj48XAHOSHXsOexCosWE='; \
+    style-src 'sha256-sLCX1y5AvX/JyfFt0P0LLcHOCNvoXgQ//afuf2TYrms='; \
     script-src 'sha256-0c6TtjMuVjN+7lRbz77ivByg/6oqG9mDuJ67y8NX1jU='; \
     img-src data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
 
@@ -214,7 +212,9 @@ fn read(root: &Root, directory: &Directory) -> Result<Vec<Entry>, Refusal> {
 fn sort(entries: &mut [Entry], view: View) {
     entries.sort_by(|a, b| {
         let by_kind = b.is_directory.cmp(&a.is_directory);
-        by_kind.then_with(|| natural(&a.key, &b.key).then_with(|| a.name.cmp(&b.name)))
+        by_kind.then_with(|| {
+            natural(a.key.as_bytes(), b.key.as_bytes()).then_with(|| a.name.cmp(&b.name))
+        })
     });
     for (rank, entry) in entries.iter_mut().enumerate() {
         entry.rank = rank;
@@ -234,29 +234,31 @@ fn sort(entries: &mut [Entry], view: View) {
     });
 }
 
-/// `a9` before `a10`: runs of digits are compared as numbers.
-fn natural(a: &str, b: &str) -> Ordering {
-    let mut a = a.chars().peekable();
-    let mut b = b.chars().peekable();
-    loop {
-        let order = match (a.peek(), b.peek()) {
-            (Some(x), Some(y)) if x.is_ascii_digit() && y.is_ascii_digit() => {
-                let (x, y) = (digits(&mut a), digits(&mut b));
-                x.len().cmp(&y.len()).then_with(|| x.cmp(&y))
-            }
-            (None, None) => return Ordering::Equal,
-            _ => a.next().cmp(&b.next()),
+/// `a9` before `a10`: runs of digits are compared as numbers. The bytes of
+/// UTF-8 have the order of its characters.
+fn natural(mut a: &[u8], mut b: &[u8]) -> Ordering {
+    while let (&[x, ref rest_of_a @ ..], &[y, ref rest_of_b @ ..]) = (a, b) {
+        let order = if x.is_ascii_digit() && y.is_ascii_digit() {
+            let (x, y) = (take_number(&mut a), take_number(&mut b));
+            x.len().cmp(&y.len()).then_with(|| x.cmp(y))
+        } else {
+            (a, b) = (rest_of_a, rest_of_b);
+            x.cmp(&y)
         };
         if order.is_ne() {
             return order;
         }
     }
+    a.len().cmp(&b.len())
 }
 
-/// A run of digits without its leading zeros.
-fn digits(text: &mut Peekable<Chars<'_>>) -> String {
-    while text.next_if_eq(&'0').is_some() {}
-    std::iter::from_fn(|| text.next_if(char::is_ascii_digit)).collect()
+/// The digits at the start, without leading zeros.
+fn take_number<'a>(text: &mut &'a [u8]) -> &'a [u8] {
+    let end = text.iter().position(|b| !b.is_ascii_digit());
+    let (digits, rest) = text.split_at(end.unwrap_or(text.len()));
+    *text = rest;
+    let zeros = digits.iter().take_while(|&&b| b == b'0').count();
+    &digits[zeros..]
 }
 
 fn json(entries: &[Entry], url: &UrlPath) -> String {
@@ -563,7 +565,7 @@ mod tests {
     #[test]
     fn names_are_ordered_as_people_count() {
         let mut names = ["b", "a10", "a9", "a", "a01b", "A1a", "a1", "é", ""];
-        names.sort_by(|a, b| natural(&a.to_lowercase(), &b.to_lowercase()));
+        names.sort_by(|a, b| natural(a.to_lowercase().as_bytes(), b.to_lowercase().as_bytes()));
         assert_eq!(names, ["", "a", "a1", "A1a", "a01b", "a9", "a10", "b", "é"]);
     }
 
