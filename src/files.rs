@@ -279,11 +279,13 @@ fn with_slash(target: &Target) -> HeaderValue {
 /// The one place where a refusal becomes a status. Where the owner of the
 /// folder can do something about it, the diagnosis says what.
 fn fault(refusal: Refusal, path: &UrlPath) -> Fault {
+    let subject = match path.encoded().trim_start_matches('/') {
+        "" => "/".to_owned(),
+        path => path.to_owned(),
+    };
     let diagnosis = |reason, fault: &str, hint: &str| Diagnosis {
         reason,
-        subject: String::from_utf8_lossy(&path.decoded())
-            .trim_start_matches('/')
-            .to_owned(),
+        subject,
         fault: fault.to_owned(),
         hint: Some(hint.to_owned()),
         ..Diagnosis::default()

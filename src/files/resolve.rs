@@ -215,7 +215,7 @@ impl Root {
         linked: bool,
     ) -> Result<(), Refusal> {
         let refusal = || {
-            if linked || metadata.is_dir() && self.is_withheld_folder(path) {
+            if linked || metadata.is_dir() && self.any_is_withheld(std::iter::once(path)) {
                 Refusal::Script
             } else {
                 Refusal::Missing
@@ -246,18 +246,18 @@ impl Root {
 
     /// Whether `folder` is a folder of scripts or lies in one.
     fn is_withheld(&self, folder: &Path) -> bool {
-        !self.options.withheld.is_empty()
-            && folder
-                .ancestors()
-                .any(|ancestor| self.is_withheld_folder(ancestor))
+        self.any_is_withheld(folder.ancestors())
     }
 
-    fn is_withheld_folder(&self, folder: &Path) -> bool {
-        self.options.withheld.iter().any(|withheld| {
-            folder == withheld
-                || self
-                    .identity(withheld)
-                    .is_some_and(|identity| self.identity(folder) == Some(identity))
+    fn any_is_withheld<'a>(&self, mut folders: impl Iterator<Item = &'a Path>) -> bool {
+        let withheld = &self.options.withheld;
+        let identities: Vec<_> = withheld.iter().filter_map(|w| self.identity(w)).collect();
+        folders.any(|folder| {
+            withheld.iter().any(|other| other == folder)
+                || !identities.is_empty()
+                    && self
+                        .identity(folder)
+                        .is_some_and(|id| identities.contains(&id))
         })
     }
 

@@ -139,6 +139,23 @@ async fn a_file_is_sent_with_its_type_and_its_validators() {
 }
 
 #[tokio::test]
+async fn requests_are_answered_on_any_thread() {
+    let site = Site::new(&[("d/a", "content")]);
+    let files = Arc::new(Files::new(&site.path(""), Options::default()).unwrap());
+    let requests = ["/d/a", "/d/", "/d/?archive=zip"].map(|target| {
+        let files = Arc::clone(&files);
+        tokio::spawn(async move {
+            let (head, ()) = http::Request::new(()).into_parts();
+            let target = Target::parse(&Bytes::from_static(target.as_bytes())).unwrap();
+            files.respond(&head, &target).await.unwrap().status()
+        })
+    });
+    for request in requests {
+        assert_eq!(request.await.unwrap(), 200);
+    }
+}
+
+#[tokio::test]
 async fn other_methods_are_refused_and_options_names_those_there_are() {
     let site = Site::new(&[("a", ""), ("d/x", "")]);
     for target in ["/a", "/d", "/d/"] {
