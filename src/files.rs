@@ -2,7 +2,7 @@
 //! a directory comes to, and how that is said.
 //!
 //! Deciding and answering are apart: what touches the disk ends in an
-//! [`Outcome`], and only [`Outcome::answer`] turns that into status, header
+//! `Outcome`, and only `Outcome::answer` turns that into status, header
 //! fields and body. Nothing here knows scripts; folders and endings that belong
 //! to them are withheld on the caller's word.
 
