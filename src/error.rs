@@ -22,9 +22,27 @@ pub struct Fault {
     pub close: bool,
 }
 
+/// What a diagnosis is about; the first word of its line in the log.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Area {
+    #[default]
+    Script,
+    File,
+}
+
+impl fmt::Display for Area {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Script => "cgi",
+            Self::File => "file",
+        })
+    }
+}
+
 /// What happened, for someone who can mend it.
 #[derive(Clone, Debug, Default)]
 pub struct Diagnosis {
+    pub area: Area,
     /// A stable word for the log, such as `not-executable`.
     pub reason: &'static str,
     /// What it is about, as the URL names it: `cgi-bin/hello.sh`.

@@ -23,7 +23,7 @@ use http::{Method, StatusCode};
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_encode};
 use rustix::rand::{GetRandomFlags, getrandom};
 
-use crate::error::{Diagnosis, Fault};
+use crate::error::{Area, Diagnosis, Fault};
 use crate::message::{Body, FileBody, Response};
 use crate::target::{self, Target, UrlPath};
 
@@ -284,6 +284,7 @@ fn fault(refusal: Refusal, path: &UrlPath) -> Fault {
         path => path.to_owned(),
     };
     let diagnosis = |reason, fault: &str, hint: &str| Diagnosis {
+        area: Area::File,
         reason,
         subject,
         fault: fault.to_owned(),

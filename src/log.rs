@@ -93,13 +93,14 @@ impl Log {
     /// What went wrong and how to mend it, with the file's path.
     pub fn diagnosis(&self, diagnosis: &Diagnosis) {
         let Diagnosis {
+            area,
             reason,
             subject,
             fault,
             file,
             ..
         } = diagnosis;
-        let mut text = format!("cgi '{subject}': {} ({reason}", escape(fault.as_bytes()));
+        let mut text = format!("{area} '{subject}': {} ({reason}", escape(fault.as_bytes()));
         if let Some(file) = file {
             let _ = write!(text, "; {}", escape(file.as_os_str().as_encoded_bytes()));
         }

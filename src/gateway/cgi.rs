@@ -634,6 +634,7 @@ impl Streams {
                     hint: Some("let it print earlier, or raise `--cgi-timeout`".into()),
                     file: Some(self.script.file.clone()),
                     stderr: self.stderr.last_lines().await,
+                    ..Diagnosis::default()
                 };
                 Fault::new(StatusCode::GATEWAY_TIMEOUT).because(diagnosis)
             }

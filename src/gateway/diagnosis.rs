@@ -95,7 +95,7 @@ fn invalid_block(script: &Script, how: &str, invalid: &Invalid) -> Diagnosis {
         fault: format!("{how}{}", invalid.message),
         hint: None,
         file: Some(script.file.clone()),
-        stderr: Vec::new(),
+        ..Diagnosis::default()
     }
 }
 
@@ -110,7 +110,7 @@ pub fn out_of_resources(script: &Script, error: &io::Error) -> Fault {
         ),
         hint: Some("raise `ulimit -u` and `ulimit -n`, or lower `--cgi-jobs`".into()),
         file: Some(script.file.clone()),
-        stderr: Vec::new(),
+        ..Diagnosis::default()
     })
 }
 
@@ -243,7 +243,7 @@ impl Start {
             fault: self.fault,
             hint: self.hint,
             file: Some(script.file.clone()),
-            stderr: Vec::new(),
+            ..Diagnosis::default()
         })
     }
 }
