@@ -7,10 +7,11 @@
 use std::time::Duration;
 
 pub mod framing;
-mod lazy_memory;
+
 pub mod listener;
-mod socket;
+mod tcp;
 pub mod tiny;
+mod wire;
 
 /// How long an engine waits for a client.
 #[derive(Clone, Copy, Debug)]

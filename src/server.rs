@@ -60,7 +60,7 @@ async fn serve(
     announce(&config, &addresses, refused, log);
     signals.first().await;
     tokio::select! {
-        _all = engine.stop(config.grace) => {}
+        () = engine.stop(config.grace) => {}
         () = signals.first() => {}
     }
     processes.end_all().await;

@@ -69,8 +69,7 @@ impl Service {
     }
 
     /// Answers a message that the engine could not take for a request.
-    #[allow(clippy::unused_async, reason = "the engine treats it like `respond`")]
-    pub async fn refuse(&self, request: http::Request<()>, fault: Fault) -> Response {
+    pub fn refuse(&self, request: http::Request<()>, fault: Fault) -> Response {
         self.finish(&request.into_parts().0, Err(fault))
     }
 
@@ -187,11 +186,7 @@ impl ScriptHost {
                 return Err(refused_for_root(&script));
             }
             let facts = self.facts(head, &step, &original, &script);
-            match self
-                .cgi
-                .run(facts, std::mem::take(&mut body), place.take())
-                .await?
-            {
+            match Box::pin(self.cgi.run(facts, std::mem::take(&mut body), place.take())).await? {
                 Outcome::Response(response) => return Ok(response),
                 Outcome::SendFile(name, fields) => {
                     return self.send_file(head, &script, &name, fields).await;

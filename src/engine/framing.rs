@@ -53,19 +53,7 @@ fn content_framing(version: Version, headers: &HeaderMap) -> Result<Framing, Fau
         if headers.contains_key(CONTENT_LENGTH) || version == Version::HTTP_10 {
             return Err(refused());
         }
-        // 4: only `chunked` is known.
-        let mut codings = headers.get_all(TRANSFER_ENCODING).iter();
-        let only = codings.next().filter(|_| codings.next().is_none());
-        return match only.map(|coding| coding.as_bytes().trim_ascii().to_ascii_lowercase()) {
-            Some(coding) if coding == b"chunked" => Ok(Framing::Chunked),
-            Some(coding)
-                if coding.ends_with(b"chunked") || coding.contains(&b',') || coding.is_empty() =>
-            {
-                Err(refused())
-            }
-            Some(_) => Err(Fault::new(StatusCode::NOT_IMPLEMENTED).closing()),
-            None => Err(refused()),
-        };
+        return transfer_coding(headers).map(|()| Framing::Chunked);
     }
     // 5: one plain decimal number, perhaps repeated.
     let mut lengths = headers
@@ -78,6 +66,29 @@ fn content_framing(version: Version, headers: &HeaderMap) -> Result<Framing, Fau
     match first {
         Some(length) if lengths.all(|other| other == Some(length)) => Ok(Framing::Length(length)),
         _ => Err(refused()),
+    }
+}
+
+/// RFC 9112 §6.3, case 4: `chunked` once and last, and no other coding, because
+/// no other is known here (§6.1: 501).
+fn transfer_coding(headers: &HeaderMap) -> Result<(), Fault> {
+    let fields = headers.get_all(TRANSFER_ENCODING).iter();
+    let codings: Vec<_> = fields
+        .flat_map(|field| field.as_bytes().split(|&b| b == b','))
+        .map(|coding| coding.trim_ascii().to_ascii_lowercase())
+        .collect();
+    let chunked = codings
+        .iter()
+        .filter(|coding| *coding == b"chunked")
+        .count();
+    match codings.last().map(Vec::as_slice) {
+        Some(b"chunked") if codings.len() == 1 => Ok(()),
+        _ if codings.iter().any(Vec::is_empty) || chunked > 1 => {
+            Err(Fault::bad_request().closing())
+        }
+        Some(b"chunked") => Err(Fault::new(StatusCode::NOT_IMPLEMENTED).closing()),
+        _ if chunked > 0 => Err(Fault::bad_request().closing()),
+        _ => Err(Fault::new(StatusCode::NOT_IMPLEMENTED).closing()),
     }
 }
 
@@ -327,8 +338,10 @@ mod tests {
                 ],
                 bad,
             ),
-            (&[("transfer-encoding", "gzip, chunked")], bad),
-            (&[("transfer-encoding", "xchunked")], bad),
+            (&[("transfer-encoding", "chunked, gzip")], bad),
+            (&[("transfer-encoding", "chunked,")], bad),
+            (&[("transfer-encoding", "gzip, chunked")], Err(501)),
+            (&[("transfer-encoding", "xchunked")], Err(501)),
             (&[("transfer-encoding", "gzip")], Err(501)),
         ] {
             let found = content_framing(Version::HTTP_11, &headers(fields));

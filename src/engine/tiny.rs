@@ -14,7 +14,6 @@ use std::fs::File;
 use std::io;
 use std::net::{SocketAddr, TcpListener};
 use std::os::fd::RawFd;
-use std::os::unix::fs::FileExt;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
@@ -24,21 +23,24 @@ use bytes::Bytes;
 use http::{HeaderMap, Method, Version};
 use tokio::runtime::Handle;
 use tokio::sync::{Notify, mpsc};
-use tokio::time::{Instant, sleep, timeout};
+use tokio::time::{Instant, timeout};
 
+use self::lazy_memory::MAX_LENGTH;
+use self::socket::Socket;
 use super::Limits;
-use super::framing::{self, Asker, CHUNK_END, Content, Framing, LAST_CHUNK, Plan};
-use super::lazy_memory::MAX_LENGTH;
+use super::framing::{self, Framing};
 use super::listener::Bound;
-use super::socket::{Peer, Socket};
+use super::tcp::{self, Peer};
+use super::wire::{self, Asked};
 use crate::error::Fault;
-use crate::log::{Log, Sent};
-use crate::message::{
-    Body, BodyError, Connection, FileBody, Interim, Next, Request, RequestTarget, Response, Source,
-};
+use crate::log::Log;
+use crate::message::{Body, BodyError, Connection, Interim, Next, Request, RequestTarget, Source};
 use crate::service::Service;
 
-/// What is read from a file or a client at once.
+mod lazy_memory;
+mod socket;
+
+/// What is read from a client at once.
 const BLOCK_BYTES: usize = 64 << 10;
 /// Content that nobody wanted is read up to this, to keep the connection (C68).
 const DRAIN_BYTES: u64 = 256 << 10;
@@ -110,8 +112,8 @@ pub fn start(
 
 impl Engine {
     /// Stops accepting, then waits until the running requests are answered, at
-    /// most for `grace`. Returns whether all were.
-    pub async fn stop(self, grace: Duration) -> bool {
+    /// most for `grace`.
+    pub async fn stop(self, grace: Duration) {
         self.shared.stopping.store(true, Ordering::SeqCst);
         for server in lock(&self.shared.servers).drain(..) {
             server.unblock();
@@ -121,11 +123,9 @@ impl Engine {
             let ended = self.shared.ended.notified();
             tokio::pin!(ended);
             ended.as_mut().enable();
-            if lock(&self.shared.lanes).is_empty() {
-                return true;
-            }
-            if tokio::time::timeout_at(deadline, ended).await.is_err() {
-                return false;
+            let none_left = lock(&self.shared.lanes).is_empty();
+            if none_left || tokio::time::timeout_at(deadline, ended).await.is_err() {
+                return;
             }
         }
     }
@@ -302,12 +302,6 @@ enum After {
     Close,
 }
 
-/// How a response went out.
-struct Delivered {
-    complete: bool,
-    keep_alive: bool,
-}
-
 impl Shared {
     /// One request and its response.
     async fn exchange(&self, client: Client, request: tiny_http::Request) -> After {
@@ -327,39 +321,38 @@ impl Shared {
             &socket,
             &self.limits,
         );
-        let asked = read.asked;
-        let (interim, mut interims) = mpsc::unbounded_channel();
+        let mut asked = read.asked;
+        let (interim, interims) = mpsc::unbounded_channel();
         let answer = async {
             match read.request {
                 Ok(mut request) => {
-                    if asked.version == Version::HTTP_11 {
+                    if request.version() == Version::HTTP_11 {
                         request.extensions_mut().insert(Interim(interim));
                     }
                     self.service.respond(request).await
                 }
-                Err((fault, bare)) => self.service.refuse(bare, fault).await,
+                Err((fault, bare)) => self.service.refuse(bare, fault),
             }
         };
-        let response = tokio::select! {
-            biased;
-            response = self.relay_interims(&socket, &mut interims, answer) => response,
-            () = socket.gone(self.limits.half_closed) => {
-                socket.close();
-                slot.give_back().await;
-                return After::Close;
-            }
+        let answer = wire::await_answer(&*socket, &self.limits, interims, answer).await;
+        let Some(response) = answer else {
+            tcp::close(&*socket);
+            slot.give_back().await;
+            return After::Close;
         };
-        let delivered = self.deliver(&socket, &asked, &slot, response).await;
-        let keep_alive = delivered.keep_alive && slot.drain().await;
+        asked.keep_alive &= slot.may_keep_alive();
+        let delivered = wire::deliver(&*socket, &self.limits, &asked, response).await;
+        let keep_alive =
+            delivered.keep_alive && tcp::peer(&*socket) == Peer::Open && slot.drain().await;
         if !keep_alive {
             self.close_lane(client);
             if delivered.complete {
-                socket.finish();
+                tcp::finish(&*socket);
                 // Content that is still coming must not turn the client's view
                 // of the answer into a reset.
                 slot.drain().await;
             }
-            linger(&socket).await;
+            tcp::linger(&*socket, DRAIN_WAIT).await;
         }
         slot.give_back().await;
         if keep_alive {
@@ -368,85 +361,6 @@ impl Shared {
             After::Close
         }
     }
-
-    /// Sends interim responses on while the final one is made.
-    async fn relay_interims<F: Future<Output = Response>>(
-        &self,
-        socket: &Socket,
-        interims: &mut mpsc::UnboundedReceiver<http::Response<()>>,
-        answer: F,
-    ) -> Response {
-        tokio::pin!(answer);
-        let response = loop {
-            tokio::select! {
-                biased;
-                Some(interim) = interims.recv() => self.send_interim(socket, &interim).await,
-                response = &mut answer => break response,
-            }
-        };
-        // Printed in one go with the final header.
-        while let Ok(interim) = interims.try_recv() {
-            self.send_interim(socket, &interim).await;
-        }
-        response
-    }
-
-    async fn send_interim(&self, socket: &Socket, interim: &http::Response<()>) {
-        // A client that is gone shows when the response is sent.
-        let _ = socket
-            .send(&[&framing::interim_head(interim)], self.limits.write)
-            .await;
-    }
-
-    /// Writes a response, and its line in the access log.
-    async fn deliver(
-        &self,
-        socket: &Socket,
-        asked: &Asked,
-        slot: &Slot,
-        mut response: Response,
-    ) -> Delivered {
-        let sent = response.extensions_mut().remove::<Sent>();
-        let form = Asker {
-            method: &asked.method,
-            version: asked.version,
-            keep_alive: asked.keep_alive && slot.may_keep_alive(),
-        };
-        let plan = Plan::new(form, &response);
-        let head = framing::response_head(form, plan, self.limits.http_1_0, &response);
-        let body = std::mem::take(response.body_mut());
-        let mut out = Out {
-            socket,
-            stall: self.limits.write,
-            bytes: 0,
-        };
-        let written = tokio::select! {
-            biased;
-            written = out.write(head, body, plan.content) => written,
-            () = socket.gone(self.limits.half_closed) => Err(Cut::Client),
-        };
-        match &written {
-            Ok(()) | Err(Cut::Client) => {}
-            // What was sent arrives; that the end is missing shows from the framing.
-            Err(Cut::Source) if plan.content != Content::UntilClose => socket.finish(),
-            // Only a reset tells a cut from an end (C122).
-            Err(Cut::Source) => socket.reset(),
-        }
-        if let Some(sent) = sent {
-            sent.finish(out.bytes, written.is_ok());
-        }
-        Delivered {
-            complete: written.is_ok(),
-            keep_alive: plan.keep_alive && written.is_ok() && socket.peer() == Peer::Open,
-        }
-    }
-}
-
-/// What a response's form depends on.
-struct Asked {
-    method: Method,
-    version: Version,
-    keep_alive: bool,
 }
 
 /// A head as the library read it, turned into ours.
@@ -698,7 +612,7 @@ impl Slot {
     async fn give_back(&self) {
         if self.state() != State::Read {
             // Wakes a blocked reader; the library drains nothing from it.
-            self.socket.close();
+            tcp::close(&*self.socket);
             self.until_returned().await;
         }
         if let Some(request) = lock(&self.held).take() {
@@ -810,7 +724,7 @@ impl Reading {
     /// that left in the middle of one. A client that has closed its side is
     /// taken to have left: a script must never run on half its content (C71).
     fn end_of_chunks(&self) -> Result<(), BodyError> {
-        match self.slot.socket.peer() {
+        match tcp::peer(&*self.slot.socket) {
             Peer::Open => Ok(()),
             Peer::HalfClosed | Peer::Gone => Err(BodyError::Closed),
         }
@@ -861,126 +775,4 @@ impl Source for Upload {
     fn next(&mut self) -> Next<'_> {
         Box::pin(self.piece())
     }
-}
-
-/// Why a response was not written to its end.
-enum Cut {
-    /// The client is gone or takes no data.
-    Client,
-    /// What was sent ended before its end.
-    Source,
-}
-
-impl From<io::Error> for Cut {
-    fn from(_: io::Error) -> Self {
-        Self::Client
-    }
-}
-
-/// A response on its way out.
-struct Out<'a> {
-    socket: &'a Socket,
-    stall: Duration,
-    /// Of content, sent so far.
-    bytes: u64,
-}
-
-impl Out<'_> {
-    async fn write(&mut self, head: Vec<u8>, body: Body, content: Content) -> Result<(), Cut> {
-        match body {
-            Body::Unframed(source) => self.stream(Vec::new(), source, Content::UntilClose).await,
-            _ if content == Content::None => self.send(&[&head], 0).await,
-            Body::Empty => self.send(&[&head], 0).await,
-            Body::Bytes(bytes) => self.send(&[&head, &bytes], bytes.len()).await,
-            Body::File(file) => self.file(head, &file).await,
-            Body::Stream(stream) => self.stream(head, stream.source, content).await,
-        }
-    }
-
-    async fn send(&mut self, pieces: &[&[u8]], content: usize) -> Result<(), Cut> {
-        self.socket.send(pieces, self.stall).await?;
-        self.bytes += content as u64;
-        Ok(())
-    }
-
-    /// A file that has become shorter ends the connection; nothing is padded.
-    async fn file(&mut self, head: Vec<u8>, body: &FileBody) -> Result<(), Cut> {
-        let mut buffer =
-            vec![0; BLOCK_BYTES.min(usize::try_from(body.length).unwrap_or(BLOCK_BYTES))];
-        let mut head = &head[..];
-        let (mut at, end) = (body.offset, body.offset + body.length);
-        while at < end || !head.is_empty() {
-            let most = usize::try_from(end - at)
-                .unwrap_or(usize::MAX)
-                .min(buffer.len());
-            let read = body.file.read_at(&mut buffer[..most], at);
-            let piece = &buffer[..read.as_ref().copied().unwrap_or(0)];
-            self.send(&[head, piece], piece.len()).await?;
-            if piece.is_empty() && most > 0 {
-                return Err(Cut::Source);
-            }
-            head = &[];
-            at += piece.len() as u64;
-        }
-        Ok(())
-    }
-
-    /// Each piece leaves at once (C115); the head doesn't wait for the first
-    /// (C86), but goes with it if it is there already.
-    async fn stream(
-        &mut self,
-        mut head: Vec<u8>,
-        mut source: Box<dyn Source>,
-        content: Content,
-    ) -> Result<(), Cut> {
-        loop {
-            let piece = if head.is_empty() {
-                source.next().await
-            } else {
-                let ready = tokio::select! {
-                    biased;
-                    piece = source.next() => Some(piece),
-                    () = std::future::ready(()) => None,
-                };
-                let Some(piece) = ready else {
-                    self.send(&[&head], 0).await?;
-                    head.clear();
-                    continue;
-                };
-                piece
-            };
-            match piece {
-                Some(Ok(piece)) if content == Content::Chunked => {
-                    let chunk = framing::chunk_head(piece.len());
-                    self.send(&[&head, &chunk, &piece, CHUNK_END], piece.len())
-                        .await?;
-                }
-                Some(Ok(piece)) => self.send(&[&head, &piece], piece.len()).await?,
-                Some(Err(_)) => {
-                    self.send(&[&head], 0).await?;
-                    return Err(Cut::Source);
-                }
-                None => {
-                    let end = if content == Content::Chunked {
-                        LAST_CHUNK
-                    } else {
-                        &[]
-                    };
-                    return self.send(&[&head, end], 0).await;
-                }
-            }
-            head.clear();
-        }
-    }
-}
-
-/// After the last answer on a connection: gives the client time to read it and
-/// to close, then closes (RFC 9112 §9.6).
-async fn linger(socket: &Socket) {
-    const POLL: Duration = Duration::from_millis(10);
-    let deadline = Instant::now() + DRAIN_WAIT;
-    while socket.peer() == Peer::Open && Instant::now() < deadline {
-        sleep(POLL).await;
-    }
-    socket.close();
 }

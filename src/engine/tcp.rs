@@ -1,0 +1,101 @@
+//! What the kernel knows of a TCP connection, and how one is ended.
+#![allow(unsafe_code, reason = "TCP_INFO has no safe form")]
+
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd, AsRawFd};
+use std::time::Duration;
+
+use tokio::time::{Instant, sleep};
+
+/// How often a client that says nothing is looked at.
+const WATCH_POLL: Duration = Duration::from_millis(200);
+
+/// The client's side of a connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Peer {
+    Open,
+    /// The client has closed its sending side (FIN).
+    HalfClosed,
+    Gone,
+}
+
+/// Returns when the client has gone: at once after a reset, `half_closed` after
+/// it has closed its sending side (C132).
+pub async fn gone(socket: &impl AsFd, half_closed: Duration) {
+    let mut deadline = None;
+    loop {
+        match peer(socket) {
+            Peer::Gone => return,
+            Peer::Open => {}
+            Peer::HalfClosed => {
+                let deadline = *deadline.get_or_insert_with(|| Instant::now() + half_closed);
+                if Instant::now() >= deadline {
+                    return;
+                }
+            }
+        }
+        sleep(WATCH_POLL).await;
+    }
+}
+
+/// The state of the connection. It shows a FIN behind requests that nobody has
+/// read yet, which a read or its readiness would not.
+pub fn peer(socket: &impl AsFd) -> Peer {
+    const ESTABLISHED: u8 = 1;
+    const FIN_WAIT_1: u8 = 4;
+    const FIN_WAIT_2: u8 = 5;
+    const CLOSE_WAIT: u8 = 8;
+    let mut info = MaybeUninit::<libc::tcp_info>::zeroed();
+    let mut length =
+        libc::socklen_t::try_from(size_of::<libc::tcp_info>()).expect("a small constant");
+    // SAFETY: the buffer is as long as `length` says; all its bytes are
+    // initialised, the kernel fills a prefix, every bit pattern is valid.
+    let info = unsafe {
+        let asked = libc::getsockopt(
+            socket.as_fd().as_raw_fd(),
+            libc::IPPROTO_TCP,
+            libc::TCP_INFO,
+            info.as_mut_ptr().cast(),
+            &raw mut length,
+        );
+        if asked != 0 {
+            return Peer::Gone;
+        }
+        info.assume_init()
+    };
+    match info.tcpi_state {
+        // FIN_WAIT: we have closed our sending side ourselves.
+        ESTABLISHED | FIN_WAIT_1 | FIN_WAIT_2 => Peer::Open,
+        CLOSE_WAIT => Peer::HalfClosed,
+        _ => Peer::Gone,
+    }
+}
+
+/// Ends the connection so that the client sees that it was cut: a reset.
+pub fn reset(socket: &impl AsFd) {
+    // Connecting to nowhere drops a TCP connection with a reset at once,
+    // whoever else holds the socket.
+    let _ = rustix::net::connect_unspec(socket);
+}
+
+/// No more is sent; what was sent still arrives.
+pub fn finish(socket: &impl AsFd) {
+    // Already closed is as good.
+    let _ = rustix::net::shutdown(socket, rustix::net::Shutdown::Write);
+}
+
+/// Nothing more in either direction; wakes whoever reads.
+pub fn close(socket: &impl AsFd) {
+    let _ = rustix::net::shutdown(socket, rustix::net::Shutdown::Both);
+}
+
+/// After the last answer on a connection: gives the client time to read it and
+/// to close, at most `wait`, then closes (RFC 9112 §9.6).
+pub async fn linger(socket: &impl AsFd, wait: Duration) {
+    const POLL: Duration = Duration::from_millis(10);
+    let deadline = Instant::now() + wait;
+    while peer(socket) == Peer::Open && Instant::now() < deadline {
+        sleep(POLL).await;
+    }
+    close(socket);
+}

@@ -1,0 +1,288 @@
+//! Writing a response, whatever the engine: its head, its content, and an end
+//! that the client can tell from a cut.
+
+use std::future::Future;
+use std::io::{self, IoSlice};
+use std::os::fd::AsFd;
+use std::os::unix::fs::FileExt;
+use std::time::Duration;
+
+use http::{Method, Version};
+use tokio::sync::mpsc;
+use tokio::time::timeout;
+
+use super::Limits;
+use super::framing::{self, Asker, CHUNK_END, Content, LAST_CHUNK, Plan};
+use super::tcp;
+use crate::log::Sent;
+use crate::message::{Body, FileBody, Response, Source};
+
+/// What is read from a file at once, where the kernel can't move it by itself.
+const BLOCK_BYTES: usize = 64 << 10;
+
+/// The sending side of a connection.
+pub trait Wire: AsFd + Sync {
+    /// Sends what there is room for, without waiting.
+    fn send_now(&self, pieces: &[IoSlice<'_>]) -> io::Result<usize>;
+
+    /// Returns when there may be room.
+    fn writable(&self) -> impl Future<Output = io::Result<()>> + Send;
+
+    /// Sends the head and the file's bytes. Returns how many of those there
+    /// were: fewer than announced if the file has become shorter.
+    fn send_file(
+        &self,
+        head: &[u8],
+        body: &FileBody,
+        stall: Duration,
+    ) -> impl Future<Output = io::Result<u64>> + Send;
+}
+
+/// Sends all of `pieces`. No wait for the client to take data is longer than
+/// `stall`.
+pub async fn send(wire: &impl Wire, pieces: &[&[u8]], stall: Duration) -> io::Result<()> {
+    const MOST: usize = 4;
+    let mut slices = [IoSlice::new(&[]); MOST];
+    for (slice, piece) in slices.iter_mut().zip(pieces) {
+        *slice = IoSlice::new(piece);
+    }
+    let mut left = &mut slices[..pieces.len()];
+    IoSlice::advance_slices(&mut left, 0);
+    while !left.is_empty() {
+        match wire.send_now(left) {
+            Ok(sent) => IoSlice::advance_slices(&mut left, sent),
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                wait_for_room(wire, stall).await?;
+            }
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(())
+}
+
+/// For the client to take data, at most for `stall`.
+pub async fn wait_for_room(wire: &impl Wire, stall: Duration) -> io::Result<()> {
+    timeout(stall, wire.writable())
+        .await
+        .map_err(|_| io::ErrorKind::TimedOut)?
+}
+
+/// `Wire::send_file` by reading and sending.
+pub async fn copy_file(
+    wire: &impl Wire,
+    head: &[u8],
+    body: &FileBody,
+    stall: Duration,
+) -> io::Result<u64> {
+    let whole = usize::try_from(body.length).unwrap_or(usize::MAX);
+    let mut buffer = vec![0; BLOCK_BYTES.min(whole)];
+    let mut head = head;
+    let mut done = 0;
+    while done < body.length || !head.is_empty() {
+        let most = usize::try_from(body.length - done)
+            .unwrap_or(usize::MAX)
+            .min(buffer.len());
+        // A file that can't be read any more ends like one that was cut short.
+        let read = body
+            .file
+            .read_at(&mut buffer[..most], body.offset + done)
+            .unwrap_or(0);
+        send(wire, &[head, &buffer[..read]], stall).await?;
+        if read == 0 {
+            break;
+        }
+        head = &[];
+        done += read as u64;
+    }
+    Ok(done)
+}
+
+/// What a response's form depends on.
+pub struct Asked {
+    pub method: Method,
+    pub version: Version,
+    pub keep_alive: bool,
+}
+
+/// How a response went out.
+pub struct Delivered {
+    /// To its end.
+    pub complete: bool,
+    /// Another request may follow on the connection.
+    pub keep_alive: bool,
+}
+
+/// Waits for the answer and sends interim responses on meanwhile. `None`: the
+/// client has gone.
+pub async fn await_answer<W: Wire>(
+    wire: &W,
+    limits: &Limits,
+    mut interims: mpsc::UnboundedReceiver<http::Response<()>>,
+    answer: impl Future<Output = Response>,
+) -> Option<Response> {
+    let relayed = async {
+        tokio::pin!(answer);
+        let response = loop {
+            tokio::select! {
+                biased;
+                Some(interim) = interims.recv() => send_interim(wire, limits, &interim).await,
+                response = &mut answer => break response,
+            }
+        };
+        // Printed in one go with the final header.
+        while let Ok(interim) = interims.try_recv() {
+            send_interim(wire, limits, &interim).await;
+        }
+        response
+    };
+    tokio::select! {
+        biased;
+        response = relayed => Some(response),
+        () = tcp::gone(wire, limits.half_closed) => None,
+    }
+}
+
+async fn send_interim(wire: &impl Wire, limits: &Limits, interim: &http::Response<()>) {
+    // A client that is gone shows when the response is sent.
+    let _ = send(wire, &[&framing::interim_head(interim)], limits.write).await;
+}
+
+/// Writes a response, and its line in the access log.
+pub async fn deliver(
+    wire: &impl Wire,
+    limits: &Limits,
+    asked: &Asked,
+    mut response: Response,
+) -> Delivered {
+    let sent = response.extensions_mut().remove::<Sent>();
+    let form = Asker {
+        method: &asked.method,
+        version: asked.version,
+        keep_alive: asked.keep_alive,
+    };
+    let plan = Plan::new(form, &response);
+    let head = framing::response_head(form, plan, limits.http_1_0, &response);
+    let body = std::mem::take(response.body_mut());
+    let mut out = Out {
+        wire,
+        stall: limits.write,
+        bytes: 0,
+    };
+    let written = tokio::select! {
+        biased;
+        written = out.write(head, body, plan.content) => written,
+        () = tcp::gone(wire, limits.half_closed) => Err(Cut::Client),
+    };
+    match &written {
+        Ok(()) | Err(Cut::Client) => {}
+        // What was sent arrives; that the end is missing shows from the framing.
+        Err(Cut::Source) if plan.content != Content::UntilClose => tcp::finish(wire),
+        // Only a reset tells a cut from an end (C122).
+        Err(Cut::Source) => tcp::reset(wire),
+    }
+    if let Some(sent) = sent {
+        sent.finish(out.bytes, written.is_ok());
+    }
+    Delivered {
+        complete: written.is_ok(),
+        keep_alive: plan.keep_alive && written.is_ok(),
+    }
+}
+
+/// Why a response was not written to its end.
+enum Cut {
+    /// The client is gone or takes no data.
+    Client,
+    /// What was sent ended before its end.
+    Source,
+}
+
+impl From<io::Error> for Cut {
+    fn from(_: io::Error) -> Self {
+        Self::Client
+    }
+}
+
+/// A response on its way out.
+struct Out<'a, W> {
+    wire: &'a W,
+    stall: Duration,
+    /// Of content, sent so far.
+    bytes: u64,
+}
+
+impl<W: Wire> Out<'_, W> {
+    async fn write(&mut self, head: Vec<u8>, body: Body, content: Content) -> Result<(), Cut> {
+        match body {
+            Body::Unframed(source) => self.stream(Vec::new(), source, Content::UntilClose).await,
+            _ if content == Content::None => self.send(&[&head], 0).await,
+            Body::Empty => self.send(&[&head], 0).await,
+            Body::Bytes(bytes) => self.send(&[&head, &bytes], bytes.len()).await,
+            Body::File(file) => {
+                let sent = self.wire.send_file(&head, &file, self.stall).await?;
+                self.bytes += sent;
+                if sent < file.length {
+                    Err(Cut::Source)
+                } else {
+                    Ok(())
+                }
+            }
+            Body::Stream(stream) => self.stream(head, stream.source, content).await,
+        }
+    }
+
+    async fn send(&mut self, pieces: &[&[u8]], content: usize) -> Result<(), Cut> {
+        send(self.wire, pieces, self.stall).await?;
+        self.bytes += content as u64;
+        Ok(())
+    }
+
+    /// Each piece leaves at once (C115); the head doesn't wait for the first
+    /// (C86), but goes with it if it is there already.
+    async fn stream(
+        &mut self,
+        mut head: Vec<u8>,
+        mut source: Box<dyn Source>,
+        content: Content,
+    ) -> Result<(), Cut> {
+        loop {
+            let piece = if head.is_empty() {
+                source.next().await
+            } else {
+                let ready = tokio::select! {
+                    biased;
+                    piece = source.next() => Some(piece),
+                    () = std::future::ready(()) => None,
+                };
+                let Some(piece) = ready else {
+                    self.send(&[&head], 0).await?;
+                    head.clear();
+                    continue;
+                };
+                piece
+            };
+            match piece {
+                Some(Ok(piece)) if content == Content::Chunked => {
+                    let chunk = framing::chunk_head(piece.len());
+                    self.send(&[&head, &chunk, &piece, CHUNK_END], piece.len())
+                        .await?;
+                }
+                Some(Ok(piece)) => self.send(&[&head, &piece], piece.len()).await?,
+                Some(Err(_)) => {
+                    self.send(&[&head], 0).await?;
+                    return Err(Cut::Source);
+                }
+                None => {
+                    let end = if content == Content::Chunked {
+                        LAST_CHUNK
+                    } else {
+                        &[]
+                    };
+                    return self.send(&[&head, end], 0).await;
+                }
+            }
+            head.clear();
+        }
+    }
+}
