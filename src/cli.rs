@@ -60,6 +60,16 @@ pub struct Cli {
     #[arg(long, help_heading = "Serving")]
     pub hidden: bool,
 
+    /// What speaks HTTP: http1 (default), or tiny-http, on loopback only
+    #[arg(
+        long,
+        value_name = "NAME",
+        default_value = "http1",
+        hide_default_value = true,
+        help_heading = "Serving"
+    )]
+    pub engine: EngineName,
+
     /// SERVER_NAME for clients that send no Host field
     #[arg(long, value_name = "NAME", help_heading = "Serving")]
     pub server_name: Option<String>,
@@ -163,6 +173,32 @@ pub struct Cli {
     #[arg(long, value_name = "SIZE", default_value = "16G", hide_default_value = true, value_parser = size, help_heading = "Limits")]
     pub max_body: u64,
 
+    /// Longest request head; 414 or 431 beyond it [default: 64K]
+    #[arg(long, value_name = "SIZE", default_value = "64K", hide_default_value = true, value_parser = size, help_heading = "Limits")]
+    pub max_head: u64,
+
+    /// Fields in a request head; 431 beyond it [default: 100]
+    #[arg(long, value_name = "N", default_value_t = 100, hide_default_value = true, value_parser = clap::value_parser!(u32).range(1..=1000), help_heading = "Limits")]
+    pub max_fields: u32,
+
+    /// Connections at once [default: what the limit of open files allows]
+    ///
+    /// At the limit the connections that have been idle longest are closed; then accepting waits.
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..), help_heading = "Limits")]
+    pub max_connections: Option<u32>,
+
+    /// For a whole request head, then 408 [default: 10]
+    #[arg(long, value_name = "SECS", default_value = "10", hide_default_value = true, value_parser = seconds, help_heading = "Limits")]
+    pub head_timeout: f64,
+
+    /// For the next request on an open connection [default: 60]
+    #[arg(long, value_name = "SECS", default_value = "60", hide_default_value = true, value_parser = seconds, help_heading = "Limits")]
+    pub idle_timeout: f64,
+
+    /// For a client to take data, then the connection is cut [default: 60]
+    #[arg(long, value_name = "SECS", default_value = "60", hide_default_value = true, value_parser = seconds, help_heading = "Limits")]
+    pub write_timeout: f64,
+
     /// Longest pause in request content, then 408 [default: 60]
     #[arg(long, value_name = "SECS", default_value = "60", hide_default_value = true, value_parser = seconds, help_heading = "Limits")]
     pub body_timeout: f64,
@@ -184,6 +220,12 @@ pub struct Cli {
     /// No access log and no notes; faults and scripts' errors still show
     #[arg(short, long, help_heading = "Logging")]
     pub quiet: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum EngineName {
+    Http1,
+    TinyHttp,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]

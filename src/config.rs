@@ -4,7 +4,7 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use crate::cli::{Cli, WorkingDirectory};
+use crate::cli::{Cli, EngineName, WorkingDirectory};
 use crate::engine::Limits;
 use crate::engine::listener::Address;
 use crate::error::StartError;
@@ -25,6 +25,7 @@ pub struct Config {
     pub server_name: Option<String>,
     pub user: Option<String>,
     pub scripts: ScriptConfig,
+    pub engine: EngineName,
     pub limits: Limits,
     /// For running requests at the end.
     pub grace: Duration,
@@ -73,6 +74,12 @@ impl Config {
         let root = folder(&places.directory.take().unwrap_or_else(|| ".".into()))?;
         let limits = Limits {
             body: Duration::from_secs_f64(cli.body_timeout),
+            write: Duration::from_secs_f64(cli.write_timeout),
+            idle: Duration::from_secs_f64(cli.idle_timeout),
+            head: Duration::from_secs_f64(cli.head_timeout),
+            head_bytes: usize::try_from(cli.max_head).unwrap_or(usize::MAX),
+            fields: cli.max_fields as usize,
+            connections: cli.max_connections.map_or(usize::MAX, |most| most as usize),
             http_1_0,
             ..Limits::default()
         };
@@ -83,6 +90,7 @@ impl Config {
             hidden: cli.hidden,
             server_name: cli.server_name.clone(),
             user: cli.user.clone(),
+            engine: cli.engine,
             limits,
             grace: Duration::from_secs_f64(cli.grace),
             log: if cli.quiet { Format::Off } else { cli.log },

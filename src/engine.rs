@@ -7,7 +7,7 @@
 use std::time::Duration;
 
 pub mod framing;
-
+pub mod http1;
 pub mod listener;
 mod tcp;
 pub mod tiny;
@@ -25,8 +25,27 @@ pub struct Limits {
     pub half_closed: Duration,
     /// For an idle connection's next request.
     pub idle: Duration,
+    /// For a whole head, from its first byte.
+    pub head: Duration,
+    /// Of a request's head, in bytes.
+    pub head_bytes: usize,
+    /// Fields in a request's head.
+    pub fields: usize,
+    /// Connections at once.
+    pub connections: usize,
     /// Answer as HTTP/1.0, a connection each (`--protocol HTTP/1.0`).
     pub http_1_0: bool,
+}
+
+/// Descriptors kept for files, scripts and the log.
+const RESERVED_DESCRIPTORS: usize = 128;
+/// What a running script takes: three pipes and a pidfd.
+const DESCRIPTORS_PER_SCRIPT: usize = 4;
+
+/// The connections that `open_files` descriptors allow beside `jobs` scripts.
+pub fn most_connections(open_files: usize, jobs: usize) -> usize {
+    let kept = RESERVED_DESCRIPTORS + jobs * DESCRIPTORS_PER_SCRIPT;
+    open_files.saturating_sub(kept).max(open_files / 4).max(1)
 }
 
 impl Default for Limits {
@@ -36,6 +55,10 @@ impl Default for Limits {
             write: Duration::from_secs(60),
             half_closed: Duration::from_secs(5),
             idle: Duration::from_secs(60),
+            head: Duration::from_secs(10),
+            head_bytes: 64 << 10,
+            fields: 100,
+            connections: usize::MAX,
             http_1_0: false,
         }
     }

@@ -129,6 +129,14 @@ pub fn raise_open_files() -> Option<libc::rlimit> {
     }
 }
 
+/// How many files this process may have open.
+pub fn open_files() -> usize {
+    let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile).current;
+    limit
+        .and_then(|limit| usize::try_from(limit).ok())
+        .unwrap_or(usize::MAX)
+}
+
 /// Has the runtime watch a descriptor.
 pub fn watch(fd: OwnedFd, interest: Interest) -> io::Result<AsyncFd<OwnedFd>> {
     // SAFETY: an `OwnedFd` names one open file for as long as it lives, which

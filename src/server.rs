@@ -4,14 +4,16 @@
 use std::ffi::OsString;
 use std::io::{IsTerminal, Write};
 use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::runtime::Handle;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
+use crate::cli::EngineName;
 use crate::config::{Config, ScriptConfig};
 use crate::engine::listener::{self, Bound};
-use crate::engine::tiny;
+use crate::engine::{self, Limits, http1, tiny};
 use crate::error::{ExitCode, StartError};
 use crate::files::{self, Files};
 use crate::gateway::cgi::{self, Cgi};
@@ -28,6 +30,7 @@ pub fn run(config: Config) -> Result<ExitCode, StartError> {
     close_inherited();
     let open_files = os::raise_open_files();
     let bound = listener::bind(&config.addresses, config.port)?;
+    refuse_tiny_for_others(&config, &bound)?;
     let user = switch_user(config.user.as_deref())?;
     let log = Log::new(config.log);
     let runtime = tokio::runtime::Builder::new_multi_thread()
@@ -55,8 +58,7 @@ async fn serve(
     let processes = Processes::new(Handle::current());
     let refused = scripts_refused(&config.scripts, &addresses);
     let service = service(&config, processes.clone(), user, open_files, refused, log)?;
-    let engine =
-        tiny::start(bound, service.into(), config.limits, log.clone()).map_err(cannot_start)?;
+    let engine = Engine::start(&config, bound, service.into(), log).map_err(cannot_start)?;
     announce(&config, &addresses, refused, log);
     signals.first().await;
     tokio::select! {
@@ -162,6 +164,19 @@ fn environment(scripts: &ScriptConfig, user: Option<os::User>) -> Environment {
         .filter(|(name, _)| !changed.iter().any(|(other, _)| other == name))
         .collect::<Vec<_>>();
     Environment::new(&options, own.into_iter().chain(changed.clone()))
+}
+
+/// `tiny_http` has no limits that strangers could be let near.
+fn refuse_tiny_for_others(config: &Config, bound: &[Bound]) -> Result<(), StartError> {
+    let open = bound.iter().find(|bound| !bound.address.ip().is_loopback());
+    match open {
+        Some(open) if config.engine == EngineName::TinyHttp => {
+            let message = format!("--engine tiny-http can't serve {}", open.address);
+            Err(StartError::usage(message)
+                .hint("it is for loopback addresses; leave --engine away"))
+        }
+        _ => Ok(()),
+    }
 }
 
 fn switch_user(name: Option<&str>) -> Result<Option<os::User>, StartError> {
@@ -284,6 +299,45 @@ fn announce_scripts(config: &Config, shared: bool, refused: bool, log: &Log) {
     }
     if shared {
         log.note("warning: other machines can run these scripts");
+    }
+}
+
+/// The engine that was chosen.
+enum Engine {
+    Http1(http1::Engine),
+    Tiny(tiny::Engine),
+}
+
+impl Engine {
+    fn start(
+        config: &Config,
+        bound: Vec<Bound>,
+        service: Arc<Service>,
+        log: &Log,
+    ) -> std::io::Result<Self> {
+        match config.engine {
+            EngineName::TinyHttp => {
+                tiny::start(bound, service, config.limits, log.clone()).map(Self::Tiny)
+            }
+            EngineName::Http1 => {
+                let open_files = os::open_files();
+                let most = engine::most_connections(open_files, config.scripts.jobs);
+                let connections = config.limits.connections.min(most);
+                let limits = Limits {
+                    connections,
+                    ..config.limits
+                };
+                http1::start(&bound, service, limits, log.clone()).map(Self::Http1)
+            }
+        }
+    }
+
+    /// Lets running requests finish, at most for `grace`.
+    async fn stop(self, grace: Duration) {
+        match self {
+            Self::Http1(engine) => engine.stop(grace).await,
+            Self::Tiny(engine) => engine.stop(grace).await,
+        }
     }
 }
 

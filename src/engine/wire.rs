@@ -8,6 +8,8 @@ use std::os::unix::fs::FileExt;
 use std::time::Duration;
 
 use http::{Method, Version};
+use rustix::io::Errno;
+use rustix::net::SendFlags;
 use tokio::sync::mpsc;
 use tokio::time::timeout;
 
@@ -56,6 +58,24 @@ pub async fn send(wire: &impl Wire, pieces: &[&[u8]], stall: Duration) -> io::Re
                 wait_for_room(wire, stall).await?;
             }
             Err(error) => return Err(error),
+        }
+    }
+    Ok(())
+}
+
+/// Sends a head that content follows in a moment, in the same packet.
+pub async fn send_more(wire: &impl Wire, head: &[u8], stall: Duration) -> io::Result<()> {
+    let mut left = head;
+    while !left.is_empty() {
+        match rustix::net::send(
+            wire,
+            left,
+            SendFlags::DONTWAIT | SendFlags::NOSIGNAL | SendFlags::MORE,
+        ) {
+            Ok(sent) => left = &left[sent..],
+            Err(Errno::INTR) => {}
+            Err(Errno::AGAIN) => return send(wire, &[left], stall).await,
+            Err(error) => return Err(error.into()),
         }
     }
     Ok(())

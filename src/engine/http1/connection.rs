@@ -1,0 +1,359 @@
+//! The life of one connection: wait for a head, answer it, go on or close.
+//!
+//!     Idle ── first byte ──▶ Head ── complete ──▶ Busy ─┬─▶ Idle
+//!       │                      │                        │
+//!       └── idle time ──▶ end  └── head time ──▶ 408    └─▶ lingering close
+//!
+//! The phase and its deadline are visible to the worker, which ends a wait by
+//! shutting the receiving side down: a timer for each wait would cost more than
+//! parsing the request.
+
+use std::io::{self, IoSlice};
+use std::net::SocketAddr;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use http::header::EXPECT;
+use http::{StatusCode, Version};
+use tokio::io::Interest;
+use tokio::net::TcpStream;
+use tokio::net::tcp::OwnedWriteHalf;
+use tokio::sync::{mpsc, watch};
+
+use super::Shared;
+use super::content::{Drained, Inbound, Upload};
+use super::head::{Head, Search};
+use crate::engine::framing::{self, Framing};
+use crate::engine::tcp;
+use crate::engine::wire::{self, Asked, Wire};
+use crate::error::Fault;
+use crate::message::{self, Body, FileBody, Interim, RequestTarget, Response};
+
+/// Content that nobody wanted is read up to this, to keep the connection (C68).
+const DRAIN_BYTES: u64 = 256 << 10;
+/// How long that may take, and how long a closed connection lingers so that
+/// the client reads its answer before a reset could destroy it (RFC 9112 §9.6).
+const LINGER: Duration = Duration::from_secs(2);
+/// A file up to this length is read and leaves in one write with the head.
+const SMALL_FILE_BYTES: u64 = 32 << 10;
+/// What sendfile moves before other connections of the thread get their turn.
+const TURN_BYTES: usize = 1 << 20;
+
+const CONTINUE: &[u8] = b"HTTP/1.1 100 Continue\r\n\r\n";
+
+/// Where a connection stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Phase {
+    /// Between two requests.
+    Idle,
+    /// Some of a head has arrived.
+    Head,
+    /// A request is being answered.
+    Busy,
+}
+
+/// One connection.
+pub struct Connection {
+    shared: Arc<Shared>,
+    inbound: Inbound,
+    out: Arc<Outbound>,
+    facts: message::Connection,
+    stopped: watch::Receiver<bool>,
+    born: Instant,
+    phase: AtomicU8,
+    /// In milliseconds since `born`; `u64::MAX`: none.
+    deadline: AtomicU64,
+    /// The deadline has passed.
+    expired: AtomicBool,
+}
+
+/// The sending side.
+struct Outbound(OwnedWriteHalf);
+
+/// What becomes of the connection after an exchange.
+enum After {
+    KeepAlive,
+    Close,
+    /// Cut off; nothing more can be said to the client.
+    Cut,
+}
+
+impl Connection {
+    pub fn new(
+        stream: TcpStream,
+        shared: Arc<Shared>,
+        stopped: watch::Receiver<bool>,
+    ) -> io::Result<Self> {
+        let (remote, local): (SocketAddr, SocketAddr) = (stream.peer_addr()?, stream.local_addr()?);
+        let (receiving, sending) = stream.into_split();
+        shared.open.fetch_add(1, Ordering::SeqCst);
+        let connection = Self {
+            inbound: Inbound::new(receiving),
+            out: Arc::new(Outbound(sending)),
+            facts: message::Connection {
+                remote,
+                local,
+                secure: false,
+            },
+            stopped,
+            born: Instant::now(),
+            phase: AtomicU8::new(Phase::Idle as u8),
+            deadline: AtomicU64::new(u64::MAX),
+            expired: AtomicBool::new(false),
+            shared,
+        };
+        // The first head's time runs from here.
+        connection.enter(Phase::Idle, Some(connection.shared.limits.head));
+        Ok(connection)
+    }
+
+    pub fn phase(&self) -> Phase {
+        match self.phase.load(Ordering::Relaxed) {
+            0 => Phase::Idle,
+            1 => Phase::Head,
+            _ => Phase::Busy,
+        }
+    }
+
+    /// When the wait is over.
+    pub fn deadline(&self) -> Instant {
+        let after = Duration::from_millis(self.deadline.load(Ordering::Relaxed));
+        self.born.checked_add(after).unwrap_or(self.born)
+    }
+
+    fn enter(&self, phase: Phase, wait: Option<Duration>) {
+        let deadline = wait.map_or(u64::MAX, |wait| {
+            u64::try_from((self.born.elapsed() + wait).as_millis()).unwrap_or(u64::MAX)
+        });
+        self.deadline.store(deadline, Ordering::Relaxed);
+        self.phase.store(phase as u8, Ordering::Relaxed);
+    }
+
+    /// Ends the wait if its time is over; the worker calls this.
+    pub fn expire(&self) {
+        let deadline = self.deadline.load(Ordering::Relaxed);
+        let now = u64::try_from(self.born.elapsed().as_millis()).unwrap_or(u64::MAX);
+        if deadline != u64::MAX && now >= deadline && self.phase() != Phase::Busy {
+            self.expired.store(true, Ordering::Relaxed);
+            let _ = rustix::net::shutdown(self, rustix::net::Shutdown::Read);
+        }
+    }
+
+    fn is_stopping(&self) -> bool {
+        *self.stopped.borrow()
+    }
+
+    /// The whole life.
+    pub async fn serve(self: Arc<Self>) {
+        let mut search = Search::default();
+        loop {
+            let head = match self.next_head(&mut search).await {
+                Ok(Some(head)) => head,
+                Ok(None) => return,
+                Err(fault) => {
+                    self.refuse(fault).await;
+                    return self.close().await;
+                }
+            };
+            self.enter(Phase::Busy, None);
+            // A request's state is large and lives only as long as it does; a
+            // connection that waits is small.
+            match Box::pin(self.exchange(head)).await {
+                After::KeepAlive if self.is_stopping() => return self.close().await,
+                After::KeepAlive => self.enter(Phase::Idle, Some(self.shared.limits.idle)),
+                After::Close => return self.close().await,
+                After::Cut => return,
+            }
+        }
+    }
+
+    /// `None`: the client has closed, or has been idle for too long.
+    async fn next_head(&self, search: &mut Search) -> Result<Option<Head>, Fault> {
+        loop {
+            let taken = self.inbound.with_buffer(|buffer| {
+                let head = search.take(buffer, &self.shared.limits)?;
+                Ok((head, !buffer.is_empty()))
+            })?;
+            match taken {
+                (Some(head), _) => return Ok(Some(head)),
+                (None, true) if self.phase() == Phase::Idle => {
+                    self.enter(Phase::Head, Some(self.shared.limits.head));
+                }
+                (None, _) => {}
+            }
+            match self.inbound.fill().await {
+                Ok(1..) => {}
+                Ok(0) if self.expired.load(Ordering::Relaxed) && self.phase() == Phase::Head => {
+                    return Err(Fault::new(StatusCode::REQUEST_TIMEOUT).closing());
+                }
+                Ok(0) | Err(_) => return Ok(None),
+            }
+        }
+    }
+
+    /// One request and its response.
+    async fn exchange(&self, head: Head) -> After {
+        let Head {
+            mut request,
+            framing,
+        } = head;
+        request.extensions_mut().insert(self.facts);
+        let (version, limits) = (request.version(), &self.shared.limits);
+        let goes_on = framing::wants_keep_alive(version, request.headers()) && !limits.http_1_0;
+        let mut asked = Asked {
+            method: request.method().clone(),
+            version: if limits.http_1_0 {
+                Version::HTTP_10
+            } else {
+                version
+            },
+            keep_alive: goes_on && framing.is_ok() && !self.is_stopping(),
+        };
+        let (interim, interims) = mpsc::unbounded_channel();
+        let response = match framing {
+            Ok(framing) => {
+                if version == Version::HTTP_11 {
+                    request.extensions_mut().insert(Interim(interim));
+                }
+                let expects = version == Version::HTTP_11 && request.headers().contains_key(EXPECT);
+                let body = self.body(framing, expects);
+                let answer = self.shared.service.respond(request.map(|()| body));
+                wire::await_answer(&*self.out, limits, interims, answer).await
+            }
+            Err(fault) => {
+                self.inbound.distrust();
+                Some(self.shared.service.refuse(request, fault))
+            }
+        };
+        match response {
+            Some(response) => self.deliver(&mut asked, response).await,
+            None => After::Cut,
+        }
+    }
+
+    fn body(&self, framing: Framing, expects: bool) -> Body {
+        let whole = self.inbound.begin(framing, expects);
+        let length = match framing {
+            Framing::None => return Body::Empty,
+            Framing::Length(0) => return Body::Bytes(bytes::Bytes::new()),
+            Framing::Length(length) => Some(length),
+            Framing::Chunked => None,
+        };
+        if let Some(whole) = whole {
+            return Body::Bytes(whole);
+        }
+        let out = Arc::clone(&self.out);
+        let go_on = move || {
+            // So early in a response nothing fills the socket; a client that
+            // doesn't see this sends its content all the same, later.
+            let _ = out.send_now(&[IoSlice::new(CONTINUE)]);
+        };
+        Body::stream(
+            length,
+            Upload::new(self.inbound.clone(), self.shared.limits.body, go_on),
+        )
+    }
+
+    async fn deliver(&self, asked: &mut Asked, response: Response) -> After {
+        asked.keep_alive &= self.inbound.answer_begins(DRAIN_BYTES);
+        let delivered = wire::deliver(&*self.out, &self.shared.limits, asked, response).await;
+        if !delivered.complete {
+            return After::Cut;
+        }
+        if delivered.keep_alive && self.inbound.drain(DRAIN_BYTES, LINGER).await == Drained::Yes {
+            return After::KeepAlive;
+        }
+        After::Close
+    }
+
+    /// Answers what is no request.
+    async fn refuse(&self, fault: Fault) {
+        let mut request = http::Request::new(());
+        request.extensions_mut().insert(self.facts);
+        request
+            .extensions_mut()
+            .insert(RequestTarget(bytes::Bytes::from_static(b"-")));
+        let asked = Asked {
+            method: request.method().clone(),
+            version: Version::HTTP_11,
+            keep_alive: false,
+        };
+        let response = self.shared.service.refuse(request, fault);
+        wire::deliver(&*self.out, &self.shared.limits, &asked, response).await;
+    }
+
+    /// No more is sent; the client gets time to read what was, and what it
+    /// still sends must not turn that into a reset.
+    async fn close(&self) {
+        tcp::finish(self);
+        self.inbound.discard(LINGER).await;
+    }
+}
+
+impl Drop for Connection {
+    fn drop(&mut self) {
+        self.shared.open.fetch_sub(1, Ordering::SeqCst);
+        self.shared.closed.notify_waiters();
+    }
+}
+
+impl AsFd for Connection {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.out.as_fd()
+    }
+}
+
+impl AsFd for Outbound {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_ref().as_fd()
+    }
+}
+
+impl Wire for Outbound {
+    fn send_now(&self, pieces: &[IoSlice<'_>]) -> io::Result<usize> {
+        self.0.try_write_vectored(pieces)
+    }
+
+    async fn writable(&self) -> io::Result<()> {
+        self.0.writable().await
+    }
+
+    /// A small file leaves in one write with its head; a larger one is moved by
+    /// the kernel, in turns with the thread's other connections.
+    async fn send_file(&self, head: &[u8], body: &FileBody, stall: Duration) -> io::Result<u64> {
+        if body.length <= SMALL_FILE_BYTES {
+            return wire::copy_file(self, head, body, stall).await;
+        }
+        wire::send_more(self, head, stall).await?;
+        let mut offset = body.offset;
+        let end = body.offset + body.length;
+        while offset < end {
+            let most = usize::try_from(end - offset)
+                .unwrap_or(usize::MAX)
+                .min(TURN_BYTES);
+            let stream: &TcpStream = self.0.as_ref();
+            let sent = stream.try_io(Interest::WRITABLE, || {
+                Ok(rustix::fs::sendfile(
+                    stream,
+                    &*body.file,
+                    Some(&mut offset),
+                    most,
+                )?)
+            });
+            match sent {
+                // Shorter than it was.
+                Ok(0) => break,
+                Ok(sent) if sent == most => tokio::task::yield_now().await,
+                Ok(_) => {}
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    wire::wait_for_room(self, stall).await?;
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(offset - body.offset)
+    }
+}

@@ -1,0 +1,254 @@
+//! A request's head (RFC 9112 §§ 2, 3, 5): found in the buffer, parsed, judged.
+
+use std::mem::MaybeUninit;
+
+use bytes::{Buf, Bytes, BytesMut};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Version};
+
+use crate::engine::Limits;
+use crate::engine::framing::{self, Framing};
+use crate::error::Fault;
+use crate::message::RequestTarget;
+
+/// The most that `--max-fields` can ask for.
+pub const MOST_FIELDS: usize = 1000;
+
+/// A parsed head.
+pub struct Head {
+    pub request: http::Request<()>,
+    /// Why it is refused although it could be parsed.
+    pub framing: Result<Framing, Fault>,
+}
+
+/// A search for the head's end that doesn't look at a byte twice.
+#[derive(Debug, Default)]
+pub struct Search {
+    searched: usize,
+}
+
+impl Search {
+    /// Takes a complete head from the front of `buffer`; `None` if there is
+    /// none yet.
+    pub fn take(&mut self, buffer: &mut BytesMut, limits: &Limits) -> Result<Option<Head>, Fault> {
+        if skip_empty_lines(buffer) {
+            self.searched = 0;
+        }
+        let Some(end) = self.find_end(buffer) else {
+            self.searched = buffer.len();
+            return if buffer.len() > limits.head_bytes {
+                Err(too_large(buffer))
+            } else {
+                Ok(None)
+            };
+        };
+        if end > limits.head_bytes {
+            return Err(too_large(buffer));
+        }
+        self.searched = 0;
+        parse(&buffer.split_to(end).freeze(), limits).map(Some)
+    }
+
+    /// Behind the empty line that ends the head.
+    fn find_end(&self, buffer: &[u8]) -> Option<usize> {
+        // The end may have begun in what was searched.
+        let from = self.searched.saturating_sub(2);
+        let mut lines = memchr_iter(&buffer[from..]).map(|at| from + at);
+        lines.find_map(|at| match buffer[at + 1..] {
+            [b'\n', ..] => Some(at + 2),
+            [b'\r', b'\n', ..] => Some(at + 3),
+            _ => None,
+        })
+    }
+}
+
+fn memchr_iter(bytes: &[u8]) -> impl Iterator<Item = usize> {
+    bytes
+        .iter()
+        .enumerate()
+        .filter(|&(_, &byte)| byte == b'\n')
+        .map(|(at, _)| at)
+}
+
+/// RFC 9112 §2.2: empty lines before a request are ignored.
+fn skip_empty_lines(buffer: &mut BytesMut) -> bool {
+    let before = buffer.len();
+    loop {
+        let skip = match buffer[..] {
+            [b'\r', b'\n', ..] => 2,
+            [b'\n', ..] => 1,
+            _ => return buffer.len() < before,
+        };
+        buffer.advance(skip);
+    }
+}
+
+/// 414 if it is the request line, 431 if it is the fields.
+fn too_large(buffer: &[u8]) -> Fault {
+    let line = buffer
+        .iter()
+        .position(|&b| b == b'\n')
+        .unwrap_or(usize::MAX);
+    let status = if line > buffer.len() / 2 {
+        StatusCode::URI_TOO_LONG
+    } else {
+        StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE
+    };
+    Fault::new(status).closing()
+}
+
+fn parse(bytes: &Bytes, limits: &Limits) -> Result<Head, Fault> {
+    #[allow(
+        clippy::large_stack_arrays,
+        reason = "32 KB that are never written unless they are needed"
+    )]
+    let mut fields = [MaybeUninit::uninit(); MOST_FIELDS];
+    let mut parsed = httparse::Request::new(&mut []);
+    let complete =
+        parsed.parse_with_uninit_headers(bytes, &mut fields[..limits.fields.min(MOST_FIELDS)]);
+    match complete {
+        Ok(httparse::Status::Complete(_)) => {}
+        Ok(httparse::Status::Partial) => return Err(Fault::bad_request().closing()),
+        Err(error) => return Err(refusal(bytes, error)),
+    }
+    let (Some(method), Some(target), Some(version)) = (parsed.method, parsed.path, parsed.version)
+    else {
+        return Err(Fault::bad_request().closing());
+    };
+    let mut request = http::Request::new(());
+    *request.method_mut() =
+        Method::from_bytes(method.as_bytes()).map_err(|_| Fault::bad_request().closing())?;
+    *request.version_mut() = if version == 0 {
+        Version::HTTP_10
+    } else {
+        Version::HTTP_11
+    };
+    *request.headers_mut() =
+        headers(bytes, parsed.headers).ok_or_else(|| Fault::bad_request().closing())?;
+    request
+        .extensions_mut()
+        .insert(RequestTarget(bytes.slice_ref(target.as_bytes())));
+    let framing = framing::request_framing(request.version(), request.headers());
+    Ok(Head { request, framing })
+}
+
+/// The values share the head's memory.
+fn headers(bytes: &Bytes, fields: &[httparse::Header<'_>]) -> Option<HeaderMap> {
+    let mut headers = HeaderMap::with_capacity(fields.len());
+    for field in fields {
+        let name = HeaderName::from_bytes(field.name.as_bytes()).ok()?;
+        let value = HeaderValue::from_maybe_shared(bytes.slice_ref(field.value)).ok()?;
+        headers.try_append(name, value).ok()?;
+    }
+    Some(headers)
+}
+
+fn refusal(bytes: &[u8], error: httparse::Error) -> Fault {
+    let status = match error {
+        httparse::Error::TooManyHeaders => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
+        httparse::Error::Version if is_other_version(bytes) => {
+            StatusCode::HTTP_VERSION_NOT_SUPPORTED
+        }
+        _ => StatusCode::BAD_REQUEST,
+    };
+    Fault::new(status).closing()
+}
+
+/// `HTTP/` digit `.` digit, but not 1.x.
+fn is_other_version(bytes: &[u8]) -> bool {
+    let line = bytes.split(|&b| b == b'\n').next().unwrap_or_default();
+    let version = line
+        .trim_ascii_end()
+        .rsplit(|&b| b == b' ')
+        .next()
+        .unwrap_or_default();
+    matches!(version, [b'H', b'T', b'T', b'P', b'/', major, b'.', minor]
+        if major.is_ascii_digit() && minor.is_ascii_digit() && *major != b'1')
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    /// The status it is refused with, 0 if it isn't complete, 200 if it is fine.
+    fn judge(wire: &[u8], step: usize) -> u16 {
+        let limits = Limits::default();
+        let (mut search, mut buffer) = (Search::default(), BytesMut::new());
+        for piece in wire.chunks(step) {
+            buffer.extend_from_slice(piece);
+            match search.take(&mut buffer, &limits) {
+                Ok(None) => {}
+                Ok(Some(Head { framing: Ok(_), .. })) => return 200,
+                Ok(Some(Head {
+                    framing: Err(fault),
+                    ..
+                }))
+                | Err(fault) => return fault.status.as_u16(),
+            }
+        }
+        0
+    }
+
+    #[test]
+    fn heads_are_judged_alike_however_they_arrive() {
+        for (wire, status) in [
+            ("GET / HTTP/1.1\r\nHost: a\r\n\r\n", 200),
+            ("\r\n\r\nGET / HTTP/1.1\r\nHost: a\r\n\r\n", 200),
+            ("GET / HTTP/1.0\n\n", 200),
+            ("GET /\u{e9} HTTP/1.1\r\nHost: a\r\nX: \u{e9}\r\n\r\n", 200),
+            ("GET / HTTP/1.1\r\nHost: a\r\n", 0),
+            ("GET / HTTP/1.1\r\n\r\n", 400),
+            ("GET / HTTP/1.1\r\nHost: a\r\nHost: a\r\n\r\n", 400),
+            ("GET  / HTTP/1.1\r\nHost: a\r\n\r\n", 400),
+            ("GET / HTTP/1.1 \r\nHost: a\r\n\r\n", 400),
+            ("GET /\r\n\r\n", 400),
+            ("G\tET / HTTP/1.1\r\nHost: a\r\n\r\n", 400),
+            ("GET / HTTP/1.1\r\nHost : a\r\n\r\n", 400),
+            ("GET / HTTP/1.1\r\nHost: a\r\nX: a\r\n b\r\n\r\n", 400),
+            ("GET / HTTP/1.1\r\nHost: a\r\nX: a\rb\r\n\r\n", 400),
+            ("GET / HTTP/1.1\r\nHost: a\r\nX: a\0b\r\n\r\n", 400),
+            ("GET / HTTP/1.1\r\nHost: a\r\nnocolon\r\n\r\n", 400),
+            ("GET / HTTP/2.0\r\nHost: a\r\n\r\n", 505),
+            ("GET / HTTP/0.9\r\n\r\n", 505),
+            ("GET / HTTQ/1.1\r\n\r\n", 400),
+            ("GET / HTTP/1.1\r\nHost: a\r\nExpect: x\r\n\r\n", 417),
+        ] {
+            for step in [1, 2, 7, 1000] {
+                assert_eq!(
+                    judge(wire.as_bytes(), step),
+                    status,
+                    "{wire:?} in steps of {step}"
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn a_head_beyond_the_limits_is_refused_by_its_part_c36() {
+        let limits = Limits::default();
+        let target = format!(
+            "GET /{} HTTP/1.1\r\nHost: a\r\n\r\n",
+            "x".repeat(limits.head_bytes)
+        );
+        let field = format!(
+            "GET / HTTP/1.1\r\nHost: a\r\nX: {}\r\n\r\n",
+            "x".repeat(limits.head_bytes)
+        );
+        let fields = format!(
+            "GET / HTTP/1.1\r\nHost: a\r\n{}\r\n",
+            "X: y\r\n".repeat(limits.fields)
+        );
+        for step in [1000, 1_000_000] {
+            assert_eq!(judge(target.as_bytes(), step), 414);
+            assert_eq!(judge(field.as_bytes(), step), 431);
+            assert_eq!(judge(fields.as_bytes(), step), 431);
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn arbitrary_bytes_never_panic(wire in proptest::collection::vec(any::<u8>(), 0..300), step in 1usize..20) {
+            judge(&wire, step);
+        }
+    }
+}
