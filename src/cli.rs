@@ -104,7 +104,8 @@ pub struct Cli {
 
     /// End a script that prints nothing for so long [default: 60; 0 = never]
     ///
-    /// Before its header is complete the client gets 504, after it the connection is cut.
+    /// Its header must be complete in that time, counted from the last of the request's content:
+    /// else the client gets 504. After the header the connection is cut.
     #[arg(long, value_name = "SECS", default_value = "60", hide_default_value = true, value_parser = seconds, help_heading = "Scripts")]
     pub cgi_timeout: f64,
 
@@ -187,19 +188,19 @@ pub struct Cli {
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..), help_heading = "Limits")]
     pub max_connections: Option<u32>,
 
-    /// For a whole request head, then 408 [default: 10]
+    /// For a whole request head, then 408 [default: 10; 0 = none]
     #[arg(long, value_name = "SECS", default_value = "10", hide_default_value = true, value_parser = seconds, help_heading = "Limits")]
     pub head_timeout: f64,
 
-    /// For the next request on an open connection [default: 60]
+    /// For the next request on an open connection [default: 60; 0 = none]
     #[arg(long, value_name = "SECS", default_value = "60", hide_default_value = true, value_parser = seconds, help_heading = "Limits")]
     pub idle_timeout: f64,
 
-    /// For a client to take data, then the connection is cut [default: 60]
+    /// For a client to take data, then the connection is cut [default: 60; 0 = none]
     #[arg(long, value_name = "SECS", default_value = "60", hide_default_value = true, value_parser = seconds, help_heading = "Limits")]
     pub write_timeout: f64,
 
-    /// Longest pause in request content, then 408 [default: 60]
+    /// Longest pause in request content, then 408 [default: 60; 0 = none]
     #[arg(long, value_name = "SECS", default_value = "60", hide_default_value = true, value_parser = seconds, help_heading = "Limits")]
     pub body_timeout: f64,
 

@@ -73,10 +73,10 @@ impl Config {
         };
         let root = folder(&places.directory.take().unwrap_or_else(|| ".".into()))?;
         let limits = Limits {
-            body: Duration::from_secs_f64(cli.body_timeout),
-            write: Duration::from_secs_f64(cli.write_timeout),
-            idle: Duration::from_secs_f64(cli.idle_timeout),
-            head: Duration::from_secs_f64(cli.head_timeout),
+            body: patience(cli.body_timeout),
+            write: patience(cli.write_timeout),
+            idle: patience(cli.idle_timeout),
+            head: patience(cli.head_timeout),
             head_bytes: usize::try_from(cli.max_head).unwrap_or(usize::MAX),
             fields: cli.max_fields as usize,
             connections: cli.max_connections.map_or(usize::MAX, |most| most as usize),
@@ -131,6 +131,16 @@ impl ScriptConfig {
             allow_root: cli.allow_root,
             max_body: cli.max_body,
         })
+    }
+}
+
+/// No time limit at all is a very long one.
+fn patience(seconds: f64) -> Duration {
+    const TEN_YEARS: Duration = Duration::from_secs(315_576_000);
+    if seconds > 0.0 {
+        Duration::from_secs_f64(seconds)
+    } else {
+        TEN_YEARS
     }
 }
 

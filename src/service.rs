@@ -188,8 +188,8 @@ impl ScriptHost {
             let facts = self.facts(head, &step, &original, &script);
             match Box::pin(self.cgi.run(facts, std::mem::take(&mut body), place.take())).await? {
                 Outcome::Response(response) => return Ok(response),
-                Outcome::SendFile(name, fields) => {
-                    return self.send_file(head, &script, &name, fields).await;
+                Outcome::SendFile(name, status, fields) => {
+                    return self.send_file(head, &script, &name, (status, fields)).await;
                 }
                 Outcome::LocalRedirect(location, kept) => {
                     let method = head.method.clone();
@@ -238,7 +238,7 @@ impl ScriptHost {
         head: &Parts,
         script: &Script,
         name: &[u8],
-        fields: HeaderMap,
+        (status, fields): (StatusCode, HeaderMap),
     ) -> Result<Response, Fault> {
         use std::os::unix::ffi::OsStrExt;
         let refused = |fault: &str| {
@@ -267,9 +267,15 @@ impl ScriptHost {
             .collect();
         let target = Target::parse(&format!("/{}", encoded.join("/")).into())
             .map_err(|_| refused("X-Sendfile names a file outside the `--cgi-sendfile` folder"))?;
-        let mut response = send.files.respond(head, &target).await?;
+        let mut response = send.files.respond(&redirected_head(head), &target).await?;
+        if response.status() == StatusCode::OK {
+            *response.status_mut() = status;
+        }
+        for name in fields.keys() {
+            response.headers_mut().remove(name);
+        }
         for (name, value) in &fields {
-            response.headers_mut().insert(name, value.clone());
+            response.headers_mut().append(name, value.clone());
         }
         Ok(response)
     }

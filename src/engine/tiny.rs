@@ -200,11 +200,15 @@ impl Shared {
         if let Some(lane) = lanes.get_mut(&client) {
             if !lane.closed && lane.waiting.len() < MAX_PIPELINED {
                 lane.waiting.push_back(request);
-            } else {
-                lane.closed = true;
-                drop(lanes);
-                discard(request);
+                return;
             }
+            let overflows = !std::mem::replace(&mut lane.closed, true);
+            drop(lanes);
+            if overflows && let Ok(socket) = self.find_socket(client) {
+                // An answer left out would give the next request the wrong one.
+                tcp::reset(&socket);
+            }
+            discard(request);
             return;
         }
         lanes.insert(client, Lane::default());
@@ -310,7 +314,8 @@ impl Shared {
             discard(request);
             return After::Close;
         };
-        socket.set_idle(self.limits.idle);
+        // The library waits for content with the same timer.
+        socket.set_idle(self.limits.idle.max(self.limits.body));
         let connection = Connection {
             remote: client.0,
             local: socket.local,
@@ -400,7 +405,9 @@ impl Head {
             .insert(RequestTarget(Bytes::copy_from_slice(
                 request.url().as_bytes(),
             )));
-        let framing = if known {
+        let framing = if request.headers().len() > limits.fields {
+            Err(Fault::new(http::StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE).closing())
+        } else if known {
             framing::request_framing(version, bare.headers())
         } else {
             Err(Fault::bad_request().closing())
@@ -491,7 +498,7 @@ impl Head {
 
 /// `None` if a field can't be one.
 fn read_headers(request: &tiny_http::Request) -> Option<HeaderMap> {
-    let mut headers = HeaderMap::with_capacity(request.headers().len());
+    let mut headers = HeaderMap::try_with_capacity(request.headers().len()).ok()?;
     for field in request.headers() {
         let (name, value) = framing::header(
             field.field.as_str().as_str().as_bytes(),

@@ -98,8 +98,8 @@ pub enum Outcome {
     /// The path and query whose response is sent instead (RFC 3875 §6.2.2),
     /// and the place that the next run may take.
     LocalRedirect(Bytes, Option<OwnedSemaphorePermit>),
-    /// X-Sendfile: the file's name and the script's other fields (C106).
-    SendFile(Vec<u8>, HeaderMap),
+    /// X-Sendfile: the file's name, and the script's status and other fields (C106).
+    SendFile(Vec<u8>, StatusCode, HeaderMap),
 }
 
 impl Cgi {
@@ -133,12 +133,13 @@ impl Cgi {
         {
             return Err(Fault::new(StatusCode::PAYLOAD_TOO_LARGE).closing());
         }
+        // A chunked body is collected first; that takes no place.
+        let stdin = Stdin::prepare(body, shared.options.max_body).await;
+        let stdin = stdin.map_err(|error| body_fault(facts.script, &error))?;
         let place = match place {
             Some(place) => place,
-            None => shared.place().await?,
+            None => shared.place(facts.script).await?,
         };
-        let stdin = Stdin::prepare(body, shared.options.max_body).await;
-        let stdin = stdin.map_err(|error| body_fault(&error))?;
         facts.content_length = stdin.length;
         let run = shared.start(&facts, stdin, place).await?;
         if is_nph(facts.script) {
@@ -157,15 +158,21 @@ fn is_nph(script: &Script) -> bool {
 }
 
 /// The status for content that could not be read to its end.
-fn body_fault(error: &BodyError) -> Fault {
-    Fault::new(match error {
+fn body_fault(script: &Script, error: &BodyError) -> Fault {
+    let status = match error {
         BodyError::TooLarge => StatusCode::PAYLOAD_TOO_LARGE,
         BodyError::TimedOut => StatusCode::REQUEST_TIMEOUT,
         BodyError::Closed | BodyError::Malformed | BodyError::Truncated => StatusCode::BAD_REQUEST,
         // Spooling failed: no room, no descriptor.
         BodyError::Io(_) => StatusCode::INSUFFICIENT_STORAGE,
-    })
-    .closing()
+    };
+    let diagnosis = Diagnosis {
+        reason: "content",
+        subject: script.subject.clone(),
+        fault: format!("the request's content could not be used: {error}"),
+        ..Diagnosis::default()
+    };
+    Fault::new(status).because(diagnosis).closing()
 }
 
 /// Takes one from a counter when it goes.
@@ -180,18 +187,18 @@ impl Drop for Counted<'_> {
 impl Shared {
     /// Waits for a place in order of arrival; a client that leaves drops this
     /// future and with it its turn (C138).
-    async fn place(&self) -> Result<OwnedSemaphorePermit, Fault> {
+    async fn place(&self, script: &Script) -> Result<OwnedSemaphorePermit, Fault> {
         if let Ok(place) = Arc::clone(&self.places).try_acquire_owned() {
             return Ok(place);
         }
         let ahead = self.waiting.fetch_add(1, Ordering::Relaxed);
         let _counted = Counted(&self.waiting);
         if ahead >= self.options.queue {
-            return Err(Fault::unavailable(RETRY_AFTER));
+            return Err(no_place(script, "too many requests wait for a place"));
         }
         match timeout(self.options.wait, Arc::clone(&self.places).acquire_owned()).await {
             Ok(place) => Ok(place.expect("the semaphore is never closed")),
-            Err(_elapsed) => Err(Fault::unavailable(RETRY_AFTER)),
+            Err(_elapsed) => Err(no_place(script, "no place became free in time")),
         }
     }
 
@@ -251,6 +258,16 @@ impl Shared {
             sleep(BUSY_POLL).await;
         }
     }
+}
+
+fn no_place(script: &Script, fault: &str) -> Fault {
+    Fault::unavailable(RETRY_AFTER).because(Diagnosis {
+        reason: "busy",
+        subject: script.subject.clone(),
+        fault: format!("not run: {fault}"),
+        hint: Some("raise `--cgi-jobs`, `--cgi-queue` or `--cgi-wait`".into()),
+        ..Diagnosis::default()
+    })
 }
 
 /// The strings of a `Spawn`, made before the fork (C200).
@@ -409,45 +426,59 @@ impl Run {
         if let Some(file) = reply.sendfile.take() {
             if self.streams().shared.options.sendfile {
                 self.discard();
-                return Ok(Outcome::SendFile(file, reply.headers));
+                return Ok(Outcome::SendFile(file, reply.status, reply.headers));
             }
             self.streams()
                 .note("X-Sendfile or the like is ignored; `--cgi-sendfile DIR` turns it on");
         }
         let bare_redirect =
             reply.kind == Kind::ClientRedirect && !reply.headers.contains_key(CONTENT_TYPE);
-        let local = matches!(reply.kind, Kind::LocalRedirect(_));
-        if local || bare_redirect {
+        if bare_redirect || reply.kind.is_local() {
             // What this is depends on whether a body follows (C93, C94, C99).
-            rest = self.first_of_body(rest).await;
-        }
-        let blank = rest.iter().all(u8::is_ascii_whitespace);
-        match &reply.kind {
-            Kind::LocalRedirect(target) if blank => {
-                let target = target.clone();
-                return Ok(Outcome::LocalRedirect(
-                    target,
-                    self.take().leave_place().await,
-                ));
-            }
-            Kind::ClientRedirect | Kind::LocalRedirect(_) if bare_redirect && blank => {
-                self.discard();
-                return Ok(Outcome::Response(redirect(reply)));
-            }
-            _ => {}
+            let opening = self.opening(rest).await?;
+            rest = match (opening, &reply.kind) {
+                (Opening::Body(bytes), _) => bytes,
+                (_, Kind::LocalRedirect(target)) => {
+                    let target = target.clone();
+                    let place = self.streams().process.give_place();
+                    self.discard();
+                    return Ok(Outcome::LocalRedirect(target, place));
+                }
+                (Opening::End, _) => {
+                    self.discard();
+                    return Ok(Outcome::Response(redirect(reply)));
+                }
+                // It works on; the client need not wait for that.
+                (Opening::Silence, _) => Bytes::new(),
+            };
         }
         Ok(Outcome::Response(self.document(head, reply, rest)))
     }
 
-    /// Reads until the body has something other than white space, or ends.
-    async fn first_of_body(&mut self, mut rest: Bytes) -> Bytes {
-        while rest.iter().all(u8::is_ascii_whitespace) && rest.len() < READ_BYTES {
-            match self.streams().read().await {
-                Ok(Some(more)) => rest = [&rest[..], &more].concat().into(),
-                Ok(None) | Err(_) => break,
+    /// Looks at how the body begins; not for long. White space alone is none.
+    async fn opening(&mut self, rest: Bytes) -> Result<Opening, Fault> {
+        let mut seen = rest;
+        let brief = sleep(EXIT_WAIT);
+        tokio::pin!(brief);
+        while seen.iter().all(u8::is_ascii_whitespace) && seen.len() < READ_BYTES {
+            let read = tokio::select! {
+                biased;
+                read = self.streams().read() => read,
+                () = &mut brief => return Ok(Opening::Silence),
+            };
+            match read {
+                Ok(Some(more)) => seen = [&seen[..], &more].concat().into(),
+                Ok(None) | Err(Stop::Descendant) => return Ok(Opening::End),
+                Err(stop) => {
+                    let streams = self
+                        .streams
+                        .take()
+                        .expect("present until the run is taken apart");
+                    return Err(streams.stopped_early(stop).await);
+                }
             }
         }
-        rest
+        Ok(Opening::Body(seen))
     }
 
     fn document(mut self, head: &Parts, reply: Reply, rest: Bytes) -> Response {
@@ -484,6 +515,15 @@ impl Run {
     fn discard(self) {
         tokio::spawn(self.take().discard());
     }
+}
+
+/// How the body of a redirect begins.
+enum Opening {
+    Body(Bytes),
+    /// There is none.
+    End,
+    /// Nothing came so far.
+    Silence,
 }
 
 /// A client redirect without a document: a short page with the address (C99).
@@ -541,10 +581,21 @@ impl Streams {
                 }
                 error = content_failure(feeder.as_mut()) => return Err(Stop::Content(error)),
                 () = until(*deadline) => {
-                    return Err(if ended.is_some() { Stop::Descendant } else { Stop::TimedOut });
+                    if let Some(later) = self.content_deadline() {
+                        self.deadline = Some(later);
+                        continue;
+                    }
+                    return Err(if self.ended.is_some() { Stop::Descendant } else { Stop::TimedOut });
                 }
             }
         }
+    }
+
+    /// Content still moves: a script that reads a slow upload isn't silent.
+    fn content_deadline(&self) -> Option<Instant> {
+        let moved = self.feeder.as_ref()?.last_moved();
+        let later = moved + self.shared.options.timeout?;
+        (self.ended.is_none() && later > Instant::now()).then_some(later)
     }
 
     fn read_now(&self) -> io::Result<Option<Bytes>> {
@@ -584,12 +635,6 @@ impl Streams {
         self.ended
     }
 
-    /// The local redirect's script is done; its place goes on to the next.
-    async fn leave_place(mut self) -> Option<OwnedSemaphorePermit> {
-        self.settle().await;
-        self.process.release_place()
-    }
-
     /// Reads to the end of the output, unseen.
     async fn discard(mut self) {
         self.renew_deadline();
@@ -597,8 +642,13 @@ impl Streams {
             match self.read().await {
                 Ok(Some(_)) => self.renew_deadline(),
                 Ok(None) | Err(Stop::Descendant) => break,
-                // Ends the group.
-                Err(_) => return,
+                Err(stop) => {
+                    // Ends the group.
+                    if matches!(stop, Stop::TimedOut) {
+                        self.note("timeout: no output for too long; ended");
+                    }
+                    return;
+                }
             }
         }
         self.settle().await;
@@ -638,10 +688,7 @@ impl Streams {
                 };
                 Fault::new(StatusCode::GATEWAY_TIMEOUT).because(diagnosis)
             }
-            Stop::Content(error) => {
-                self.note(&format!("ended: {error}"));
-                body_fault(&error)
-            }
+            Stop::Content(error) => body_fault(&self.script, &error),
             Stop::Descendant => self.ended_early(HeadReader::new().end()).await,
             Stop::Io(error) => diagnosis::out_of_resources(&self.script, &error),
         }

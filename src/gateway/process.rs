@@ -61,12 +61,14 @@ struct Inner {
 }
 
 impl Processes {
-    /// `runtime` is where scripts are watched.
+    /// `runtime` is where scripts are watched. As process 1 of a container the
+    /// server also reaps what its scripts leave behind (C134).
     pub fn new(runtime: Handle) -> Self {
-        Self {
-            live: Arc::default(),
-            runtime,
+        let live = Arc::<Live>::default();
+        if std::process::id() == 1 {
+            runtime.spawn(reap_adopted(Arc::clone(&live)));
         }
+        Self { live, runtime }
     }
 
     /// Gives the place back if there is no process.
@@ -92,8 +94,14 @@ impl Processes {
     }
 
     fn watched(&self, what: &Spawn<'_>) -> Result<(Pid, AsyncFd<OwnedFd>), SpawnError> {
+        // As process 1 no child may look like an adopted one for a moment.
+        let mut as_init = (std::process::id() == 1).then(|| self.live.lock());
         let spawned = spawn(what)?;
-        self.live.lock().insert(spawned.pid);
+        match &mut as_init {
+            Some(groups) => groups.insert(spawned.pid),
+            None => self.live.lock().insert(spawned.pid),
+        };
+        drop(as_init);
         let pidfd = os::watch(spawned.pidfd, Interest::READABLE).map_err(|error| {
             // Out of memory or watches; the process must not run on unseen.
             let _ = rustix::process::kill_process_group(spawned.pid, Signal::KILL);
@@ -188,12 +196,10 @@ impl Process {
         }
     }
 
-    /// Like `release`, but another run of this request takes the place (C138:
-    /// an internal redirect must not wait for itself).
-    pub fn release_place(mut self) -> Option<OwnedSemaphorePermit> {
-        let permit = self.inner().permit.take();
-        self.release();
-        permit
+    /// Gives its place to another run of the same request (C138: an internal
+    /// redirect must not wait for itself).
+    pub fn give_place(&mut self) -> Option<OwnedSemaphorePermit> {
+        self.inner().permit.take()
     }
 }
 
@@ -271,6 +277,38 @@ fn status(pid: Pid) -> Option<Ended> {
         (None, Some(signal)) => Some(Ended::Signal(signal)),
         (None, None) => None,
     }
+}
+
+/// Reaps ended processes whose parents have ended before them. Only process 1
+/// is given such children.
+async fn reap_adopted(live: Arc<Live>) {
+    const ADOPTED_POLL: Duration = Duration::from_secs(1);
+    loop {
+        sleep(ADOPTED_POLL).await;
+        let groups = live.lock();
+        let ended = zombies_of(1).filter(|pid| !groups.contains(pid));
+        for pid in ended {
+            let options = WaitIdOptions::EXITED | WaitIdOptions::NOHANG;
+            let _ = rustix::process::waitid(WaitId::Pid(pid), options);
+        }
+    }
+}
+
+/// The ended children of a process that nobody has reaped yet.
+fn zombies_of(parent: i32) -> impl Iterator<Item = Pid> {
+    let entries = std::fs::read_dir("/proc").into_iter().flatten().flatten();
+    entries.filter_map(move |entry| {
+        let pid = entry
+            .file_name()
+            .to_str()?
+            .parse()
+            .ok()
+            .and_then(Pid::from_raw)?;
+        let stat = std::fs::read_to_string(entry.path().join("stat")).ok()?;
+        let mut fields = stat.rsplit_once(") ")?.1.split(' ');
+        let is_zombie = fields.next() == Some("Z");
+        (is_zombie && fields.next()?.parse() == Ok(parent)).then_some(pid)
+    })
 }
 
 /// Whether a group has a living member besides its zombie leader. There is no

@@ -89,6 +89,12 @@ pub struct Invalid {
     pub message: String,
 }
 
+impl Kind {
+    pub fn is_local(&self) -> bool {
+        matches!(self, Self::LocalRedirect(_))
+    }
+}
+
 impl fmt::Display for Invalid {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.message)

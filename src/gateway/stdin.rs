@@ -5,6 +5,7 @@
 use std::fs::File;
 use std::io::{self, Seek, SeekFrom, Write};
 use std::os::fd::{AsFd, OwnedFd};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::{Bytes, BytesMut};
 use rustix::fs::{Mode, OFlags};
@@ -14,6 +15,7 @@ use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
+use tokio::time::Instant;
 
 use crate::message::{Body, BodyError, Source, StreamBody};
 use crate::os;
@@ -38,6 +40,7 @@ pub struct Feeder {
     /// After a failure the pipe stays open until the group is ended:
     /// end-of-file would say that the content is complete (C71).
     unfinished: Option<AsyncFd<OwnedFd>>,
+    last_moved: Arc<Mutex<Instant>>,
 }
 
 type Failure = (BodyError, AsyncFd<OwnedFd>);
@@ -104,8 +107,10 @@ impl Stdin {
         };
         let pipe = os::watch(pipe, Interest::WRITABLE)?;
         let (failed, failure) = oneshot::channel();
+        let last_moved = Arc::new(Mutex::new(Instant::now()));
+        let moved = Arc::clone(&last_moved);
         let task = tokio::spawn(async move {
-            if let Err(failure) = feed(source, pipe).await {
+            if let Err(failure) = feed(source, pipe, &moved).await {
                 // Nobody listens any more: the run is over.
                 let _ = failed.send(failure);
             }
@@ -114,6 +119,7 @@ impl Stdin {
             task,
             failure: Some(failure),
             unfinished: None,
+            last_moved,
         }))
     }
 }
@@ -133,6 +139,14 @@ impl Feeder {
         std::future::pending().await
     }
 
+    /// When content went to the script last.
+    pub fn last_moved(&self) -> Instant {
+        *self
+            .last_moved
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// All of the content is in the pipe, or the script has closed its standard
     /// input, or feeding has failed.
     pub fn is_done(&self) -> bool {
@@ -146,14 +160,18 @@ impl Drop for Feeder {
     }
 }
 
-async fn feed(mut source: Box<dyn Source>, pipe: AsyncFd<OwnedFd>) -> Result<(), Failure> {
+async fn feed(
+    mut source: Box<dyn Source>,
+    pipe: AsyncFd<OwnedFd>,
+    moved: &Mutex<Instant>,
+) -> Result<(), Failure> {
     while let Some(piece) = source.next().await {
         let written = match piece {
             Ok(piece) => write_all(&pipe, &piece).await,
             Err(error) => return Err((error, pipe)),
         };
         match written {
-            Ok(()) => {}
+            Ok(()) => *moved.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now(),
             // The script doesn't read on: not an error (C68).
             Err(error) if error.kind() == io::ErrorKind::BrokenPipe => break,
             Err(error) => return Err((error.into(), pipe)),
