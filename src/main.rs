@@ -46,7 +46,9 @@ fn usage_error(error: &clap::Error) -> StartError {
     let mut lines = text.lines().map(str::trim).filter(|line| !line.is_empty());
     let first = lines.next().unwrap_or("wrong usage");
     let tip = lines
-        .find_map(|line| line.strip_prefix("tip: "))
+        .filter_map(|line| line.strip_prefix("tip: "))
+        // `use '-- --flag'` helps nobody who has mistyped one.
+        .find(|tip| !tip.starts_with("to pass"))
         .unwrap_or("`serve-here --help` lists the options");
     StartError::usage(first.strip_prefix("error: ").unwrap_or(first)).hint(tip)
 }

@@ -345,7 +345,7 @@ impl Shared {
             slot.give_back().await;
             return After::Close;
         };
-        asked.keep_alive &= slot.may_keep_alive();
+        asked.keep_alive &= slot.answer_begins();
         let delivered = wire::deliver(&*socket, &self.limits, &asked, response).await;
         let keep_alive =
             delivered.keep_alive && tcp::peer(&*socket) == Peer::Open && slot.drain().await;
@@ -469,17 +469,11 @@ impl Head {
         let expects = bare.headers().contains_key(http::header::EXPECT);
         let content = match framing {
             Ok(Framing::None | Framing::Length(0)) => State::Read,
-            Ok(Framing::Length(length)) => State::Unread {
-                left: Some(length),
-                expects,
-            },
-            Ok(Framing::Chunked) => State::Unread {
-                left: None,
-                expects,
-            },
+            Ok(Framing::Length(length)) => State::Unread { left: Some(length) },
+            Ok(Framing::Chunked) => State::Unread { left: None },
             Err(_) => State::Broken,
         };
-        let slot = Arc::new(Slot::new(request, Arc::clone(socket), content));
+        let slot = Arc::new(Slot::new(request, Arc::clone(socket), content, expects));
         let body = match framing {
             Ok(Framing::None) | Err(_) => Body::Empty,
             Ok(Framing::Length(0)) => Body::Bytes(Bytes::new()),
@@ -516,6 +510,10 @@ struct Slot {
     held: Mutex<Option<tiny_http::Request>>,
     socket: Arc<Socket>,
     content: Mutex<State>,
+    /// The client waits for 100 (Continue) before it sends its content.
+    expects: bool,
+    /// The final answer has begun; 100 (Continue) would come too late.
+    answered: Mutex<bool>,
     /// The request is back.
     returned: Notify,
 }
@@ -528,8 +526,6 @@ enum State {
     Unread {
         /// In bytes; `None` if chunked.
         left: Option<u64>,
-        /// The client waits for 100 (Continue) before it sends.
-        expects: bool,
     },
     /// A thread is at it.
     Reading,
@@ -538,11 +534,18 @@ enum State {
 }
 
 impl Slot {
-    fn new(request: tiny_http::Request, socket: Arc<Socket>, content: State) -> Self {
+    fn new(
+        request: tiny_http::Request,
+        socket: Arc<Socket>,
+        content: State,
+        expects: bool,
+    ) -> Self {
         Self {
             held: Mutex::new(Some(request)),
             socket,
             content: Mutex::new(content),
+            expects,
+            answered: Mutex::new(false),
             returned: Notify::new(),
         }
     }
@@ -551,22 +554,34 @@ impl Slot {
         *lock(&self.content)
     }
 
-    /// As far as can be said before the answer is out.
-    fn may_keep_alive(&self) -> bool {
+    /// Returns whether the next request might follow: not if the client waited
+    /// for leave to send its content and is answered before it has (C69).
+    fn answer_begins(&self) -> bool {
+        *lock(&self.answered) = true;
         match self.state() {
-            State::Read | State::Reading => true,
-            State::Unread { left, expects } => {
-                !expects && left.is_none_or(|left| left <= DRAIN_BYTES)
-            }
+            State::Read => true,
+            State::Reading => !self.expects,
+            State::Unread { left } => !self.expects && left.is_none_or(|left| left <= DRAIN_BYTES),
             State::Broken => false,
         }
     }
 
     /// Starts a thread that reads the content, as far as `sink` takes it.
     fn read(self: &Arc<Self>, sink: Sink) -> io::Result<()> {
-        let Some(request) = lock(&self.held).take() else {
+        let mut held = lock(&self.held);
+        let Some(mut request) = held.take() else {
             return Ok(());
         };
+        if self.expects {
+            let answered = lock(&self.answered);
+            if *answered {
+                *held = Some(request);
+                return Err(io::ErrorKind::BrokenPipe.into());
+            }
+            // This sends 100 (Continue), never between the pieces of an answer.
+            request.as_reader();
+        }
+        drop(held);
         let left = match std::mem::replace(&mut *lock(&self.content), State::Reading) {
             State::Unread { left, .. } => left,
             _ => Some(0),
@@ -606,7 +621,8 @@ impl Slot {
         if !self.wait_returned(DRAIN_WAIT).await {
             return false;
         }
-        if let State::Unread { expects: false, .. } = self.state()
+        if !self.expects
+            && let State::Unread { .. } = self.state()
             && self.read(Sink::Nowhere { room: DRAIN_BYTES }).is_ok()
         {
             self.wait_returned(DRAIN_WAIT).await;
@@ -680,10 +696,7 @@ impl Reading {
                 Ok(0) => break State::Read,
                 Ok(read) => {
                     if !sink.take(&buffer[..read]) && self.left != Some(0) {
-                        break State::Unread {
-                            left: self.left,
-                            expects: false,
-                        };
+                        break State::Unread { left: self.left };
                     }
                 }
                 Err(error) => {

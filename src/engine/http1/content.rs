@@ -11,6 +11,7 @@ use std::time::Duration;
 use bytes::{Bytes, BytesMut};
 use tokio::io::{AsyncRead, ReadBuf};
 use tokio::net::tcp::OwnedReadHalf;
+use tokio::sync::Notify;
 use tokio::time::timeout;
 
 use super::chunked::{Decoded, Decoder};
@@ -28,7 +29,13 @@ thread_local! {
 /// The receiving side. One for each connection; the connection reads heads
 /// from it, and the content's `Upload` reads between two heads.
 #[derive(Clone)]
-pub struct Inbound(Arc<Mutex<Receiving>>);
+pub struct Inbound(Arc<Shared>);
+
+struct Shared {
+    receiving: Mutex<Receiving>,
+    /// The upload has ended.
+    upload_ended: Notify,
+}
 
 struct Receiving {
     socket: OwnedReadHalf,
@@ -37,6 +44,10 @@ struct Receiving {
     content: Content,
     /// The client waits for 100 (Continue) before it sends (C69).
     awaits_continue: bool,
+    /// It said so; whether it waits still or not.
+    expects_continue: bool,
+    /// Somebody reads the content. There is one reader at a time.
+    upload: bool,
 }
 
 /// How far the content has been read.
@@ -59,16 +70,25 @@ pub enum Drained {
 
 impl Inbound {
     pub fn new(socket: OwnedReadHalf) -> Self {
-        Self(Arc::new(Mutex::new(Receiving {
+        let receiving = Receiving {
             socket,
             buffer: BytesMut::new(),
             content: Content::Read,
             awaits_continue: false,
-        })))
+            expects_continue: false,
+            upload: false,
+        };
+        Self(Arc::new(Shared {
+            receiving: Mutex::new(receiving),
+            upload_ended: Notify::new(),
+        }))
     }
 
     fn lock(&self) -> MutexGuard<'_, Receiving> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0
+            .receiving
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Works on the bytes that have arrived, between two requests.
@@ -92,6 +112,7 @@ impl Inbound {
         };
         // Bytes that are on their way already show that it doesn't wait.
         receiving.awaits_continue = expects_continue && receiving.buffer.is_empty();
+        receiving.expects_continue = receiving.awaits_continue;
         let Content::Length(length) = receiving.content else {
             return None;
         };
@@ -108,11 +129,12 @@ impl Inbound {
     }
 
     /// From here on 100 (Continue) would come too late. Returns whether the
-    /// next request might follow: not if the client has yet to decide whether
-    /// it sends its content.
+    /// next request might follow: not if the client waited for leave to send
+    /// its content and is answered before it has (C69).
     pub fn answer_begins(&self, most: u64) -> bool {
         let mut receiving = self.lock();
         let awaits = std::mem::take(&mut receiving.awaits_continue);
+        let expects = receiving.expects_continue;
         let left = match receiving.content {
             Content::Read => return true,
             Content::Broken => return false,
@@ -122,12 +144,27 @@ impl Inbound {
         if awaits {
             receiving.content = Content::Broken;
         }
-        !awaits && left <= most
+        !expects && left <= most
+    }
+
+    /// Waits until nobody else reads the content: a script may still be at it
+    /// when it has answered.
+    async fn take_over(&self) {
+        loop {
+            let ended = self.0.upload_ended.notified();
+            tokio::pin!(ended);
+            ended.as_mut().enable();
+            if !self.lock().upload {
+                return;
+            }
+            ended.await;
+        }
     }
 
     /// Reads what is left of the content and throws it away, up to `most`
     /// bytes, for at most `wait` (C68).
     pub async fn drain(&self, most: u64, wait: Duration) -> Drained {
+        self.take_over().await;
         let reading = async {
             let mut room = most;
             while let Some(piece) =
@@ -148,6 +185,7 @@ impl Inbound {
 
     /// Throws away whatever comes until the client closes, for at most `wait`.
     pub async fn discard(&self, wait: Duration) {
+        self.take_over().await;
         let reading = async {
             loop {
                 self.with_buffer(BytesMut::clear);
@@ -258,6 +296,7 @@ impl Upload {
         patience: Duration,
         go_on: impl Fn() + Send + Sync + 'static,
     ) -> Self {
+        inbound.lock().upload = true;
         Self {
             inbound,
             patience,
@@ -275,6 +314,13 @@ impl Upload {
                 Some(Err(BodyError::TimedOut))
             }
         }
+    }
+}
+
+impl Drop for Upload {
+    fn drop(&mut self) {
+        self.inbound.lock().upload = false;
+        self.inbound.0.upload_ended.notify_waiters();
     }
 }
 
