@@ -381,6 +381,43 @@ impl Server {
             .count()
     }
 
+    /// Connections that the server holds open, by /proc/net.
+    fn connections(&self) -> usize {
+        const LISTEN: &str = "0A";
+        let fds = fs::read_dir(format!("/proc/{}/fd", self.pid())).expect("the server runs");
+        let held: Vec<String> = fds
+            .filter_map(|fd| {
+                fs::read_link(fd.ok()?.path())
+                    .ok()?
+                    .into_os_string()
+                    .into_string()
+                    .ok()
+            })
+            .collect();
+        let tables = ["tcp", "tcp6"].map(|table| {
+            // Without IPv6 there is no table of it.
+            fs::read_to_string(format!("/proc/net/{table}")).unwrap_or_default()
+        });
+        let lines = tables.iter().flat_map(|table| table.lines().skip(1));
+        lines
+            .filter(|line| {
+                let fields: Vec<&str> = line.split_ascii_whitespace().collect();
+                fields[3] != LISTEN && held.contains(&format!("socket:[{}]", fields[9]))
+            })
+            .count()
+    }
+
+    /// The descriptors of a server that has answered before and has nothing to
+    /// do now: what [`settles_to`](Self::settles_to) compares with.
+    pub(crate) fn idle_fds(&self) -> usize {
+        self.get("/");
+        assert!(
+            eventually(|| self.connections() == 0),
+            "a connection stays open"
+        );
+        self.fds()
+    }
+
     /// Every process that descends from the server, zombies included.
     pub(crate) fn children(&self) -> Vec<Process> {
         Process::descendants(self.pid())

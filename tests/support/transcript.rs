@@ -7,13 +7,16 @@
 //! - `---` starts another connection. Anything else is a remark.
 //!
 //! `\r`, `\n`, `\t`, `\\` and `\xHH` are escapes on both sides; `{host}` and
-//! `{port}` stand for the server's; `[..]` matches any text inside a line.
-//! `UPDATE_TRANSCRIPTS=1` rewrites the expected lines that do not match.
+//! `{port}` stand for the server's; `[..]` matches any text inside a line, and
+//! any number of lines where it stands alone. `UPDATE_TRANSCRIPTS=1` rewrites the expected lines that do not match.
 
 use std::fs;
 use std::path::Path;
 
 use super::{Client, Head, Response, Server, fixtures};
+
+/// Alone on a line: any number of lines.
+const ANY: &str = "[..]";
 
 const CLOSED: &str = "[closed]";
 
@@ -182,19 +185,35 @@ fn head_lines(head: &Head) -> Vec<String> {
 /// The expected line where it matches, the actual one where not, with what
 /// changes from run to run left open.
 fn reconciled(expected: &[String], actual: &[String]) -> Vec<String> {
-    let mut expected = expected.iter();
+    let mut expected = expected.iter().peekable();
     let mut lines = Vec::new();
+    let mut open = false;
     for line in actual {
+        if expected.next_if(|&pattern| pattern == ANY).is_some() {
+            open = true;
+            lines.push(ANY.to_owned());
+        }
         // Lines that no longer come are passed over, so that one change does
-        // not rewrite the rest.
-        let rest = expected.clone();
-        match rest.clone().position(|pattern| matches(pattern, line)) {
+        // not rewrite the rest; not past a gap, where any line may stand.
+        let mut ahead = expected.clone().take_while(|&pattern| pattern != ANY);
+        let at = if open {
+            let next = expected.peek();
+            next.is_some_and(|pattern| matches(pattern, line))
+                .then_some(0)
+        } else {
+            ahead.position(|pattern| matches(pattern, line))
+        };
+        match at {
             Some(at) => {
-                expected = rest;
+                open = false;
                 lines.extend(expected.nth(at).cloned());
             }
+            None if open => {}
             None => lines.push(opened(line)),
         }
+    }
+    if expected.next_if(|&pattern| pattern == ANY).is_some() {
+        lines.push(ANY.to_owned());
     }
     lines
 }
@@ -314,5 +333,26 @@ fn a_pattern_matches_with_any_text_at_its_gaps() {
         ("a[..]b[..]b", "ab", false),
     ] {
         assert_eq!(matches(pattern, line), expected, "{pattern} / {line}");
+    }
+}
+
+#[test]
+fn only_lines_that_match_stay_as_they_are_expected() {
+    for (expected, actual, seen) in [
+        ("a b", "a b", "a b"),
+        ("a b", "a c", "a c"),
+        ("a b", "a b c", "a b c"),
+        ("a b c", "a c", "a c"),
+        ("a [..]", "a b c", "a [..]"),
+        ("a [..]", "a", "a [..]"),
+        ("a [..] c", "a b b c", "a [..] c"),
+        ("a [..] c", "a c", "a [..] c"),
+        ("a [..] c", "a b", "a [..]"),
+        ("a [..] c", "a c d", "a [..] c d"),
+        ("a [..] c [..]", "a b c d", "a [..] c [..]"),
+    ] {
+        let lines = |text: &str| -> Vec<String> { text.split(' ').map(str::to_owned).collect() };
+        let result = reconciled(&lines(expected), &lines(actual)).join(" ");
+        assert_eq!(result, seen, "{expected} / {actual}");
     }
 }
