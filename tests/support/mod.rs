@@ -50,6 +50,21 @@ pub(crate) fn skip(why: &str) {
     let _ = std::io::stderr().write_all(format!("skipped: {why}\n").as_bytes());
 }
 
+/// The engine all tests run on, if not the default: `--engine`.
+pub(crate) fn engine() -> Option<String> {
+    std::env::var("TEST_ENGINE").ok()
+}
+
+/// Whether this is a run on an engine that can't do `what` (docs/limits.md);
+/// says so.
+pub(crate) fn tiny_http_cannot(what: &str) -> bool {
+    let it_is = engine().is_some_and(|name| name == "tiny-http");
+    if it_is {
+        skip(&format!("tiny-http cannot {what}"));
+    }
+    it_is
+}
+
 /// Real curl, silent but for errors, never longer than the deadline.
 pub(crate) fn curl(args: &[&str]) -> Output {
     let limit = DEADLINE.as_secs().to_string();
