@@ -1,4 +1,5 @@
 //! Integration tests: the built program, real clients, real scripts. One
 //! binary; each module is one subject.
 
+mod cgi_request; // the environment a script is given: C1 to C39
 mod support; // how to start a server, speak to it and see what it left behind
