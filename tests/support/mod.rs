@@ -44,10 +44,14 @@ pub(crate) fn needs(program: &str) -> bool {
     found
 }
 
-/// The line that tells what was not tried, and why.
+/// The line that tells what was not tried, and why; scripts/test counts the tests
+/// in these lines, because libtest says of them that they passed.
 pub(crate) fn skip(why: &str) {
+    let thread = std::thread::current();
+    // libtest gives each thread the name of its test.
+    let test = thread.name().unwrap_or("a test");
     // A lost line loses no test.
-    let _ = std::io::stderr().write_all(format!("skipped: {why}\n").as_bytes());
+    let _ = std::io::stderr().write_all(format!("skipped: {why} (in {test})\n").as_bytes());
 }
 
 /// The engine all tests run on, if not the default: `--engine`.
