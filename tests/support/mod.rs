@@ -44,6 +44,18 @@ pub(crate) fn needs(program: &str) -> bool {
     found
 }
 
+/// Whether the system's Perl has a module; as [`needs`].
+pub(crate) fn needs_perl_module(name: &str) -> bool {
+    let found = Command::new("/usr/bin/perl")
+        .args([&format!("-M{name}"), "-e", "1"])
+        .output()
+        .is_ok_and(|output| output.status.success());
+    if !found {
+        skip(&format!("needs {name}.pm for Perl"));
+    }
+    found
+}
+
 /// The line that tells what was not tried, and why; scripts/test counts the tests
 /// in these lines, because libtest says of them that they passed.
 pub(crate) fn skip(why: &str) {
