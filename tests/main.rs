@@ -7,6 +7,7 @@ mod cgi_request; // the environment a script is given: C1 to C39
 mod cgi_stdin; // the request body on its way to the script: C62 to C75
 mod files; // files over HTTP: methods, types, conditions, ranges, errors
 mod http; // connections: order, reuse, end
+mod listing; // a folder as a page, as JSON, as an archive
 mod paths; // what a path may reach
 mod programs; // real CGI programs and frameworks, as their makers wrote them
 mod samples; // every script in cgi-bin/ and the page that uses them
