@@ -475,14 +475,19 @@ fn visible(name: &[u8]) -> String {
         // The control pictures of Unicode stand in the order of ASCII.
         '\0'..='\x1f' => char::from_u32(0x2400 + u32::from(c)).unwrap_or('\u{fffd}'),
         '\x7f' => '\u{2421}',
-        // More controls; marks, embeddings, overrides and isolates of
+        // More controls; what is not to be seen, but for the joiners, which
+        // some scripts need; marks, embeddings, overrides and isolates of
         // direction; separators of lines.
         '\u{80}'..='\u{9f}'
+        | '\u{ad}'
         | '\u{61c}'
+        | '\u{200b}'
         | '\u{200e}'
         | '\u{200f}'
         | '\u{2028}'..='\u{202e}'
-        | '\u{2066}'..='\u{2069}' => '\u{fffd}',
+        | '\u{2060}'..='\u{2064}'
+        | '\u{2066}'..='\u{2069}'
+        | '\u{feff}' => '\u{fffd}',
         c => c,
     };
     String::from_utf8_lossy(name).chars().map(visible).collect()
@@ -596,6 +601,7 @@ mod tests {
                 "a\u{202e}gpj.exe\u{85}".as_bytes(),
                 "a\u{fffd}gpj.exe\u{fffd}",
             ),
+            ("a\u{200b}b\u{feff}".as_bytes(), "a\u{fffd}b\u{fffd}"),
             (b"{{rows}}", "{{rows}}"),
         ] {
             assert_eq!(escape(&visible(name)), expected);
