@@ -388,10 +388,10 @@ fn a_file_that_shrinks_while_it_is_sent_ends_the_connection() {
     file.set_len(1 << 20).expect("it is the test's own");
     let sent = client.rest();
     assert!(sent.len() < LENGTH, "{} bytes came", sent.len());
-    assert!(
-        sent.iter().all(|&byte| byte == b'x'),
-        "something was made up"
-    );
+    // Past its new end the kernel may show the file as it is now in what it
+    // holds already (sendfile); before it, nothing has changed.
+    let sure = sent.len().min(1 << 20);
+    assert!(sent[..sure].iter().all(|&byte| byte == b'x'));
 }
 
 #[test]
