@@ -1,6 +1,7 @@
 //! Integration tests: the built program, real clients, real scripts. One
 //! binary; each module is one subject.
 
+mod browser; // the pages in headless Chromium
 mod cgi_arguments; // a script's command line: C57 to C61
 mod cgi_path; // from the URL to the script: C40 to C56
 mod cgi_request; // the environment a script is given: C1 to C39

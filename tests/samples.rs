@@ -14,7 +14,7 @@ use sha2::{Digest, Sha256};
 use crate::support::{Rows, Server, Setup, curl, eventually, needs, needs_perl_module};
 
 /// A server on a copy of the samples, of the page and of docs/, which it links.
-fn samples() -> Setup {
+pub(crate) fn samples() -> Setup {
     let setup = Server::new();
     for folder in ["cgi-bin", "www", "docs"] {
         let from = Path::new(env!("CARGO_MANIFEST_DIR")).join(folder);
@@ -479,7 +479,7 @@ fn the_c_sample_runs_once_it_is_built_and_its_source_is_not_shown() {
 }
 
 /// By the line that the sample itself names.
-fn build_hello(setup: &Setup) {
+pub(crate) fn build_hello(setup: &Setup) {
     let line = "cc -O2 -Wall -o cgi-bin/hello cgi-bin/hello.c";
     let source = fs::read_to_string(setup.root().join("cgi-bin/hello.c")).expect("it was copied");
     assert!(source.contains(line));

@@ -6,6 +6,7 @@ mod process;
 mod report;
 mod server;
 pub(crate) mod transcript;
+pub(crate) mod webdriver;
 
 use std::io::Write;
 use std::path::{Path, PathBuf};
