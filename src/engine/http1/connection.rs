@@ -1,8 +1,10 @@
 //! The life of one connection: wait for a head, answer it, go on or close.
 //!
+//! ```text
 //!     Idle ── first byte ──▶ Head ── complete ──▶ Busy ─┬─▶ Idle
 //!       │                      │                        │
 //!       └── idle time ──▶ end  └── head time ──▶ 408    └─▶ lingering close
+//! ```
 //!
 //! The phase and its deadline are visible to the worker, which ends a wait by
 //! shutting the receiving side down: a timer for each wait would cost more than
