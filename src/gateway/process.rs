@@ -7,13 +7,14 @@
 use std::collections::HashSet;
 use std::io;
 use std::os::fd::OwnedFd;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::Duration;
 
 use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, WaitIdStatus};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 use tokio::runtime::Handle;
+use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{Notify, OwnedSemaphorePermit};
 use tokio::time::{Instant, sleep, timeout_at};
 
@@ -35,6 +36,8 @@ pub struct Processes {
 #[derive(Default)]
 struct Live {
     groups: Mutex<HashSet<Pid>>,
+    /// Held for reading from a process's start to its entry in `groups`.
+    starting: RwLock<()>,
     /// A process was reaped.
     reaped: Notify,
 }
@@ -61,12 +64,13 @@ struct Inner {
 }
 
 impl Processes {
-    /// `runtime` is where scripts are watched. As process 1 of a container the
-    /// server also reaps what its scripts leave behind (C134).
+    /// `runtime` is where scripts are watched.
     pub fn new(runtime: Handle) -> Self {
         let live = Arc::<Live>::default();
+        // As the first process of a container: nobody else reaps what scripts
+        // leave behind (C134).
         if std::process::id() == 1 {
-            runtime.spawn(reap_adopted(Arc::clone(&live)));
+            runtime.spawn(reap_orphans(Arc::clone(&live)));
         }
         Self { live, runtime }
     }
@@ -94,14 +98,10 @@ impl Processes {
     }
 
     fn watched(&self, what: &Spawn<'_>) -> Result<(Pid, AsyncFd<OwnedFd>), SpawnError> {
-        // As process 1 no child may look like an adopted one for a moment.
-        let mut as_init = (std::process::id() == 1).then(|| self.live.lock());
+        let starting = self.live.starting.read();
         let spawned = spawn(what)?;
-        match &mut as_init {
-            Some(groups) => groups.insert(spawned.pid),
-            None => self.live.lock().insert(spawned.pid),
-        };
-        drop(as_init);
+        self.live.lock().insert(spawned.pid);
+        drop(starting);
         let pidfd = os::watch(spawned.pidfd, Interest::READABLE).map_err(|error| {
             // Out of memory or watches; the process must not run on unseen.
             let _ = rustix::process::kill_process_group(spawned.pid, Signal::KILL);
@@ -147,6 +147,19 @@ impl Live {
         }
     }
 
+    /// Zombies that are no scripts of ours.
+    fn reap_strangers(&self) {
+        let _none_starts = self.starting.write();
+        let groups = self.lock();
+        for pid in zombies_of(1)
+            .into_iter()
+            .filter(|pid| !groups.contains(pid))
+        {
+            let options = WaitIdOptions::EXITED | WaitIdOptions::NOHANG;
+            let _ = rustix::process::waitid(WaitId::Pid(pid), options);
+        }
+    }
+
     async fn all_reaped(&self, deadline: Instant) -> bool {
         loop {
             let reaped = self.reaped.notified();
@@ -159,6 +172,16 @@ impl Live {
                 return self.lock().is_empty();
             }
         }
+    }
+}
+
+async fn reap_orphans(live: Arc<Live>) {
+    // Without the signal zombies stay, which costs a process number each.
+    let Ok(mut ended) = signal(SignalKind::child()) else {
+        return;
+    };
+    while ended.recv().await.is_some() {
+        live.reap_strangers();
     }
 }
 
@@ -279,66 +302,53 @@ fn status(pid: Pid) -> Option<Ended> {
     }
 }
 
-/// Reaps ended processes whose parents have ended before them. Only process 1
-/// is given such children.
-async fn reap_adopted(live: Arc<Live>) {
-    const ADOPTED_POLL: Duration = Duration::from_secs(1);
-    loop {
-        sleep(ADOPTED_POLL).await;
-        let groups = live.lock();
-        let ended = zombies_of(1).filter(|pid| !groups.contains(pid));
-        for pid in ended {
-            let options = WaitIdOptions::EXITED | WaitIdOptions::NOHANG;
-            let _ = rustix::process::waitid(WaitId::Pid(pid), options);
-        }
-    }
-}
-
-/// The ended children of a process that nobody has reaped yet.
-fn zombies_of(parent: i32) -> impl Iterator<Item = Pid> {
-    let entries = std::fs::read_dir("/proc").into_iter().flatten().flatten();
-    entries.filter_map(move |entry| {
-        let pid = entry
-            .file_name()
-            .to_str()?
-            .parse()
-            .ok()
-            .and_then(Pid::from_raw)?;
-        let stat = std::fs::read_to_string(entry.path().join("stat")).ok()?;
-        let mut fields = stat.rsplit_once(") ")?.1.split(' ');
-        let is_zombie = fields.next() == Some("Z");
-        (is_zombie && fields.next()?.parse() == Ok(parent)).then_some(pid)
-    })
-}
-
 /// Whether a group has a living member besides its zombie leader. There is no
 /// system call for it; this reads the process table and is used after an abort
 /// only.
 fn group_has_members(group: Pid) -> bool {
-    let Ok(entries) = std::fs::read_dir("/proc") else {
+    let Some(mut table) = process_table() else {
         return true;
     };
-    entries.flatten().any(|entry| {
-        let name = entry.file_name();
-        let is_process = name
-            .as_encoded_bytes()
-            .first()
-            .is_some_and(u8::is_ascii_digit);
-        is_process
-            && std::fs::read_to_string(entry.path().join("stat"))
-                .is_ok_and(|stat| is_member(&stat, group))
-    })
+    table.any(|entry| entry.group == Some(group) && !entry.is_zombie)
 }
 
-/// `stat` is `PID (COMM) STATE PPID PGRP …`; COMM may hold anything.
-fn is_member(stat: &str, group: Pid) -> bool {
-    let Some((_, rest)) = stat.rsplit_once(") ") else {
-        return false;
-    };
-    let mut fields = rest.split(' ');
-    let state = fields.next();
-    let pgrp = fields.nth(1).and_then(|f| f.parse::<i32>().ok());
-    pgrp == Some(group.as_raw_nonzero().get()) && !matches!(state, Some("Z" | "X"))
+fn zombies_of(parent: i32) -> Vec<Pid> {
+    let table = process_table().into_iter().flatten();
+    table
+        .filter(|entry| entry.is_zombie && entry.parent == parent)
+        .filter_map(|entry| Pid::from_raw(entry.pid))
+        .collect()
+}
+
+/// A line of the process table.
+struct Entry {
+    pid: i32,
+    parent: i32,
+    group: Option<Pid>,
+    is_zombie: bool,
+}
+
+/// `None` where there is no /proc.
+fn process_table() -> Option<impl Iterator<Item = Entry>> {
+    let entries = std::fs::read_dir("/proc").ok()?.flatten();
+    Some(entries.filter_map(|entry| {
+        entry.file_name().to_str()?.parse::<i32>().ok()?;
+        Entry::parse(&std::fs::read_to_string(entry.path().join("stat")).ok()?)
+    }))
+}
+
+impl Entry {
+    /// `stat` is `PID (COMM) STATE PPID PGRP …`; COMM may hold anything.
+    fn parse(stat: &str) -> Option<Self> {
+        let (start, rest) = stat.rsplit_once(") ")?;
+        let mut fields = rest.split(' ');
+        Some(Self {
+            pid: start.split(' ').next()?.parse().ok()?,
+            is_zombie: matches!(fields.next()?, "Z" | "X"),
+            parent: fields.next()?.parse().ok()?,
+            group: Pid::from_raw(fields.next()?.parse().ok()?),
+        })
+    }
 }
 
 #[cfg(test)]
@@ -347,9 +357,14 @@ mod tests {
 
     #[test]
     fn a_member_is_told_from_a_zombie_and_a_stranger() {
-        let group = Pid::from_raw(42).unwrap();
-        assert!(is_member("43 (a) b) S 1 42 42 0", group));
-        assert!(!is_member("42 (x) Z 1 42 42 0", group));
-        assert!(!is_member("44 (x) S 1 44 44 0", group));
+        let parse = |stat| Entry::parse(stat).unwrap();
+        let member = parse("43 (a) b) S 1 42 42 0");
+        assert_eq!(member.group, Pid::from_raw(42));
+        assert_eq!(
+            (member.pid, member.parent, member.is_zombie),
+            (43, 1, false)
+        );
+        assert!(parse("42 (x) Z 7 42 42 0").is_zombie);
+        assert_ne!(parse("44 (x) S 1 44 44 0").group, member.group);
     }
 }
