@@ -10,7 +10,7 @@ use rustix::io::Errno;
 use super::cgi::signal_name;
 use super::process::Ended;
 use super::reply::Invalid;
-use super::script::Script;
+use super::script::{self, Script, has_execute_bit};
 use super::spawn::{SpawnError, Step};
 use crate::error::{Diagnosis, Fault};
 use crate::log::escape;
@@ -139,9 +139,11 @@ fn missing_interpreter(head: &FirstLine) -> Start {
 }
 
 fn denied(script: &Script, head: &FirstLine) -> Start {
+    // On such a mount nothing is executable; it is the mount that says so.
+    let forbidden = script::is_mounted_noexec(&script.file) && has_execute_bit(&script.file);
     let executable = rustix::fs::access(&script.file, rustix::fs::Access::EXEC_OK).is_ok();
     match head.interpreter() {
-        _ if !executable => Start::new(
+        _ if !executable && !forbidden => Start::new(
             StatusCode::FORBIDDEN,
             "not-executable",
             "the file is not executable",

@@ -16,6 +16,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
+use http::StatusCode;
 use rustix::fs::{Access, AtFlags, CWD};
 use rustix::io::Errno;
 
@@ -317,6 +318,13 @@ impl Scripts {
     /// A file that can't be looked at. If a directory on the way may not be
     /// searched, it is named.
     fn unreachable(&self, segments: &[Vec<u8>], error: &io::Error) -> Fault {
+        if Errno::from_io_error(error) == Some(Errno::LOOP) {
+            let fault = self.refuse(segments, "loop", "its links lead in a circle");
+            return Fault {
+                status: StatusCode::INTERNAL_SERVER_ERROR,
+                ..fault
+            };
+        }
         if error.kind() != io::ErrorKind::PermissionDenied {
             return Fault::from_file_error(error);
         }
@@ -355,19 +363,19 @@ fn access_to_execute(file: &Path) -> Result<(), Errno> {
     rustix::fs::accessat(CWD, file, Access::EXEC_OK, AtFlags::EACCESS)
 }
 
-fn has_execute_bit(file: &Path) -> bool {
+pub(super) fn has_execute_bit(file: &Path) -> bool {
     fs::metadata(file).is_ok_and(|found| found.mode() & 0o111 != 0)
 }
 
 #[cfg(target_os = "linux")]
-fn is_mounted_noexec(file: &Path) -> bool {
+pub(super) fn is_mounted_noexec(file: &Path) -> bool {
     use rustix::fs::StatVfsMountFlags;
     rustix::fs::statvfs(file).is_ok_and(|fs| fs.f_flag.contains(StatVfsMountFlags::NOEXEC))
 }
 
 /// Elsewhere the kernel judges by the mode alone.
 #[cfg(not(target_os = "linux"))]
-fn is_mounted_noexec(_: &Path) -> bool {
+pub(super) fn is_mounted_noexec(_: &Path) -> bool {
     false
 }
 
