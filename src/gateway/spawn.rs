@@ -206,13 +206,23 @@ unsafe fn become_script(child: &Child<'_>) -> Step {
 /// Default dispositions and an empty mask (C129): an ignored signal would
 /// survive the exec. The handlers' table is the child's own (no `CLONE_SIGHAND`).
 unsafe fn reset_signals() -> bool {
+    /// Of the kernel's signal set, in bytes.
+    const SET_BYTES: usize = 8;
+    // At least as long as the kernel's sigaction on every platform.
+    let default = [0u64; 8];
     // SAFETY: an all-zero sigaction is SIG_DFL with an empty mask.
     unsafe {
-        let default: libc::sigaction = MaybeUninit::zeroed().assume_init();
         for signal in 1..=libc::SIGRTMAX() {
-            // Fails for SIGKILL, SIGSTOP and those the C library keeps; all of
-            // these are at their default already.
-            libc::sigaction(signal, &raw const default, ptr::null_mut());
+            // Past the C library, which keeps two signals to itself: its
+            // posix_spawn starts a program, such as this server, with these
+            // ignored. Fails for SIGKILL and SIGSTOP only.
+            libc::syscall(
+                libc::SYS_rt_sigaction,
+                signal,
+                default.as_ptr(),
+                ptr::null_mut::<c_void>(),
+                SET_BYTES,
+            );
         }
         let mut none = MaybeUninit::<libc::sigset_t>::uninit();
         libc::sigemptyset(none.as_mut_ptr());
