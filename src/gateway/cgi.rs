@@ -135,7 +135,12 @@ impl Cgi {
         }
         // A chunked body is collected first; that takes no place.
         let stdin = Stdin::prepare(body, shared.options.max_body).await;
-        let stdin = stdin.map_err(|error| body_fault(facts.script, &error))?;
+        let stdin = stdin.map_err(|error| match error {
+            BodyError::Io(error) if is_exhaustion(&error) => {
+                diagnosis::out_of_resources(facts.script, &error)
+            }
+            error => body_fault(facts.script, &error),
+        })?;
         let place = match place {
             Some(place) => place,
             None => shared.place(facts.script).await?,
@@ -155,6 +160,14 @@ fn is_nph(script: &Script) -> bool {
         .file
         .file_name()
         .is_some_and(|name| name.as_bytes().starts_with(b"nph-"))
+}
+
+/// No descriptor, thread or memory left, rather than no room for content (C139).
+fn is_exhaustion(error: &io::Error) -> bool {
+    matches!(
+        Errno::from_io_error(error),
+        Some(Errno::MFILE | Errno::NFILE | Errno::NOMEM | Errno::AGAIN)
+    )
 }
 
 /// The status for content that could not be read to its end.
