@@ -25,6 +25,7 @@ use super::{DEADLINE, engine, eventually, fixtures};
 /// What a test lays out before the server starts.
 pub(crate) struct Setup {
     folder: TempDir,
+    under: Vec<OsString>,
     args: Vec<OsString>,
     environment: Vec<(OsString, Option<OsString>)>,
 }
@@ -57,6 +58,13 @@ impl Setup {
     /// An executable file.
     pub(crate) fn script(self, path: impl AsRef<OsStr>, text: impl AsRef<[u8]>) -> Self {
         self.file(path.as_ref(), text).mode(path, 0o755)
+    }
+
+    /// A script that prints these bytes and nothing else.
+    pub(crate) fn prints(self, path: impl AsRef<OsStr>, output: impl AsRef<[u8]>) -> Self {
+        // From the line after this one on.
+        let text = [b"#!/usr/bin/tail -n+2\n", output.as_ref()].concat();
+        self.script(path, text)
     }
 
     pub(crate) fn mode(self, path: impl AsRef<OsStr>, mode: u32) -> Self {
@@ -128,6 +136,14 @@ impl Setup {
         args.into_iter().fold(self, Self::arg)
     }
 
+    /// A program, with its arguments, that sets something up and then becomes
+    /// the server: `nohup`, `prlimit --nofile=64`.
+    pub(crate) fn under<A: AsRef<OsStr>>(mut self, words: impl IntoIterator<Item = A>) -> Self {
+        let words = words.into_iter().map(|word| word.as_ref().to_owned());
+        self.under.extend(words);
+        self
+    }
+
     /// A variable of the server's own environment.
     pub(crate) fn env(mut self, name: &str, value: impl AsRef<OsStr>) -> Self {
         let value = value.as_ref().to_owned();
@@ -175,7 +191,15 @@ impl Setup {
     fn command(&self) -> Command {
         let mut path = OsString::from("/usr/local/bin:/usr/bin:/bin:");
         path.push(std::env::var_os("PATH").unwrap_or_default());
-        let mut command = Command::new(env!("CARGO_BIN_EXE_serve-here"));
+        let mut words = self.under.iter().map(OsString::as_os_str);
+        let program = OsStr::new(env!("CARGO_BIN_EXE_serve-here"));
+        let mut command = match words.next() {
+            None => Command::new(program),
+            Some(first) => Command::new(first),
+        };
+        if !self.under.is_empty() {
+            command.args(words).arg(program);
+        }
         command
             .arg("0")
             .arg(self.root())
@@ -224,6 +248,7 @@ impl Server {
         }
         Setup {
             folder,
+            under: Vec::new(),
             args: Vec::new(),
             environment: Vec::new(),
         }
@@ -375,6 +400,20 @@ impl Server {
         self.child.id()
     }
 
+    /// The first whole line on standard error that starts so. Waits for it.
+    pub(crate) fn log_line(&self, start: &str) -> String {
+        let mut found = None;
+        eventually(|| {
+            let log = self.log();
+            let mut lines = log.split_inclusive('\n');
+            found = lines
+                .find(|line| line.starts_with(start) && line.ends_with('\n'))
+                .map(|line| line.trim_end().to_owned());
+            found.is_some()
+        });
+        found.unwrap_or_else(|| panic!("no line starts with `{start}`:\n{}", self.log()))
+    }
+
     /// Open descriptors of the server.
     pub(crate) fn fds(&self) -> usize {
         fs::read_dir(format!("/proc/{}/fd", self.pid()))
@@ -417,6 +456,20 @@ impl Server {
             "a connection stays open"
         );
         self.fds()
+    }
+
+    /// A figure of the server's memory in bytes: `VmRSS` for now, `VmHWM` for
+    /// the most there ever was.
+    pub(crate) fn memory(&self, name: &str) -> usize {
+        let status = fs::read_to_string(format!("/proc/{}/status", self.pid()));
+        let status = status.expect("the server runs");
+        let figure = status.lines().find_map(|line| line.strip_prefix(name));
+        let kilobytes = figure.and_then(|rest| {
+            rest.trim_matches([':', ' ', '\t', 'k', 'B'])
+                .parse::<usize>()
+                .ok()
+        });
+        kilobytes.expect("the kernel counts it") << 10
     }
 
     /// Every process that descends from the server, zombies included.
