@@ -9,12 +9,13 @@ pub(crate) mod transcript;
 pub(crate) mod webdriver;
 
 use std::io::Write;
+use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use std::time::{Duration, Instant};
 
 pub(crate) use client::{Client, Head, Response};
-pub(crate) use process::Process;
+pub(crate) use process::{Process, end};
 pub(crate) use report::Report;
 pub(crate) use server::{Server, Setup};
 
@@ -80,6 +81,13 @@ pub(crate) fn tiny_http_cannot(what: &str) -> bool {
         skip(&format!("tiny-http cannot {what}"));
     }
     it_is
+}
+
+/// An IPv4 address of this machine that is not loopback.
+pub(crate) fn outward() -> Option<IpAddr> {
+    let all = if_addrs::get_if_addrs().ok()?;
+    let mut addresses = all.into_iter().map(|interface| interface.ip());
+    addresses.find(|ip| ip.is_ipv4() && !ip.is_loopback())
 }
 
 /// Real curl, silent but for errors, never longer than the deadline.

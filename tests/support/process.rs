@@ -2,13 +2,15 @@
 
 use std::fs;
 
+use rustix::process::{Pid, Signal, kill_process};
+
 /// One process, as it was when asked.
 #[derive(Clone, Debug)]
 pub(crate) struct Process {
     pub(crate) pid: u32,
     /// `R`, `S`, `Z` for a zombie, …
     pub(crate) state: char,
-    parent: u32,
+    pub(crate) parent: u32,
     command: String,
 }
 
@@ -55,6 +57,13 @@ impl Process {
             found.extend(new);
         }
     }
+}
+
+/// Ends a process that a script has left behind.
+pub(crate) fn end(pid: u32) {
+    let pid = i32::try_from(pid).ok().and_then(Pid::from_raw);
+    // It may have gone by itself.
+    let _ = kill_process(pid.expect("a process has a positive number"), Signal::KILL);
 }
 
 impl std::fmt::Display for Process {

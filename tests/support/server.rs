@@ -472,9 +472,29 @@ impl Server {
         kilobytes.expect("the kernel counts it") << 10
     }
 
+    /// Open descriptors of the server when it has answered once and rests.
+    pub(crate) fn fds_at_rest(&self) -> usize {
+        self.get("/");
+        let (mut fds, mut same) = (0, 0);
+        eventually(|| {
+            let now = self.fds();
+            same = if now == fds { same + 1 } else { 0 };
+            fds = now;
+            same == 20
+        });
+        fds
+    }
+
     /// Every process that descends from the server, zombies included.
     pub(crate) fn children(&self) -> Vec<Process> {
         Process::descendants(self.pid())
+    }
+
+    /// The scripts that run: the server's own children.
+    pub(crate) fn scripts(&self) -> Vec<Process> {
+        let mut children = self.children();
+        children.retain(|process| process.parent == self.pid() && process.state != 'Z');
+        children
     }
 
     /// Waits until the server has no more descriptors open than before, no
