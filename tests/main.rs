@@ -4,6 +4,7 @@
 mod browser; // the pages in headless Chromium
 mod cgi_arguments; // a script's command line: C57 to C61
 mod cgi_path; // from the URL to the script: C40 to C56
+mod cgi_process; // from start to end of a script's process: C126 to C145
 mod cgi_request; // the environment a script is given: C1 to C39
 mod cgi_stderr; // standard error and the end of a script: C119 to C125
 mod cgi_stdin; // the request body on its way to the script: C62 to C75

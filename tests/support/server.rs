@@ -73,6 +73,16 @@ impl Setup {
         self
     }
 
+    /// Lets a user who is not the test's into the folder made for the test.
+    pub(crate) fn for_everyone(self) -> Self {
+        let open = |path: &Path, mode| {
+            fs::set_permissions(path, PermissionsExt::from_mode(mode)).expect("it is the test's");
+        };
+        open(self.folder.path(), 0o755);
+        open(&self.folder.path().join("tmp"), 0o1777);
+        self
+    }
+
     pub(crate) fn folder(self, path: impl AsRef<OsStr>) -> Self {
         fs::create_dir_all(self.place(path.as_ref())).expect("the test's own folder");
         self
@@ -391,7 +401,11 @@ impl Server {
                 return log;
             }
             let left = end.saturating_duration_since(Instant::now());
-            assert!(!left.is_zero(), "`{text}` is not on standard error:\n{log}");
+            if left.is_zero() {
+                // The report of the failure needs the log too.
+                drop(bytes);
+                panic!("`{text}` is not on standard error:\n{log}");
+            }
             (bytes, _) = self.log.grew.wait_timeout(bytes, left).expect(UNPOISONED);
         }
     }
