@@ -12,6 +12,7 @@ mod cgi_stdout; // what a script prints: C76 to C118
 mod command_line; // what the command says, refuses, and how it ends
 mod files; // files over HTTP: methods, types, conditions, ranges, errors
 mod http; // connections: order, reuse, end
+mod large; // bodies far larger than the memory
 mod listing; // a folder as a page, as JSON, as an archive
 mod paths; // what a path may reach
 mod programs; // real CGI programs and frameworks, as their makers wrote them
