@@ -18,6 +18,8 @@ pub(crate) struct Client {
     buffer: Vec<u8>,
     end: Option<End>,
     since: Instant,
+    /// What a read asks for at most.
+    bite: usize,
 }
 
 /// How the server ended the connection.
@@ -67,6 +69,7 @@ impl Client {
             buffer: Vec::new(),
             end: None,
             since: Instant::now(),
+            bite: 16 * 1024,
         }
     }
 
@@ -90,6 +93,12 @@ impl Client {
         for &byte in bytes.as_ref() {
             self.send([byte]);
         }
+        self
+    }
+
+    /// From now on a byte in each read.
+    pub(crate) fn read_bytewise(&mut self) -> &mut Self {
+        self.bite = 1;
         self
     }
 
@@ -263,7 +272,7 @@ impl Client {
             "it goes on and on; so far:\n{}",
             shown(&self.buffer[..self.buffer.len().min(2000)])
         );
-        let mut bytes = [0; 16 * 1024];
+        let mut bytes = vec![0; self.bite];
         match self.stream.read(&mut bytes) {
             Ok(0) => self.end = Some(End::Closed),
             Ok(count) => self.buffer.extend_from_slice(&bytes[..count]),

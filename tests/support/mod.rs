@@ -131,6 +131,11 @@ impl Rows {
         }
     }
 
+    /// Those of another table.
+    pub(crate) fn add(&mut self, other: Self) {
+        self.0.extend(other.0);
+    }
+
     pub(crate) fn done(self) {
         assert!(
             self.0.is_empty(),
