@@ -4,6 +4,7 @@
 mod browser; // the pages in headless Chromium
 mod cgi_arguments; // a script's command line: C57 to C61
 mod cgi_clients; // every fixture script with every kind of client
+mod cgi_deviations; // where other servers deviate, a test each
 mod cgi_path; // from the URL to the script: C40 to C56
 mod cgi_process; // from start to end of a script's process: C126 to C145
 mod cgi_request; // the environment a script is given: C1 to C39
