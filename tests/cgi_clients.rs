@@ -131,7 +131,9 @@ fn each(client: impl Fn(&Server, usize, &mut Rows) + Sync) {
             .map(|thread| thread.join().expect("the client of a script is done"))
             .collect()
     });
-    rows.into_iter().for_each(|rows| all.add(rows));
+    for rows in rows {
+        all.add(rows);
+    }
     all.done();
     // Whatever these clients did, others are served.
     for _ in SCRIPTS {

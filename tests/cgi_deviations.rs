@@ -47,7 +47,7 @@ fn a_chunked_request_is_decoded_and_has_a_length_c65() {
 #[test]
 fn output_before_input_is_no_deadlock_c67() {
     let server = Server::new().fixture("outfirst").start();
-    let response = server.request("POST", "/cgi-bin/outfirst", &[], &[b'a'; 1 << 20]);
+    let response = server.request("POST", "/cgi-bin/outfirst", &[], &vec![b'a'; 1 << 20]);
     assert!(response.complete);
     assert!(response.text().ends_with("1048576\n"));
 }
@@ -55,7 +55,7 @@ fn output_before_input_is_no_deadlock_c67() {
 #[test]
 fn a_late_answer_to_unread_input_arrives_c68() {
     let server = Server::new().fixture("closein").start();
-    let response = server.request("POST", "/cgi-bin/closein", &[], &[b'a'; 1 << 20]);
+    let response = server.request("POST", "/cgi-bin/closein", &[], &vec![b'a'; 1 << 20]);
     assert_eq!(response.text(), "closed stdin\n");
 }
 

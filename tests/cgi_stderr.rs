@@ -2,7 +2,6 @@
 //! C119 to C125.
 
 use std::fs;
-use std::net::IpAddr;
 
 use rustix::process::geteuid;
 
@@ -68,12 +67,12 @@ fn each_line_is_escaped_and_long_ones_are_split_c119() {
         "{}",
         lines[1]
     );
-    let long: Vec<&&str> = lines
+    let longest: Vec<&&str> = lines
         .iter()
         .filter(|line| line.starts_with("lll"))
         .collect();
-    assert!(long.len() > 1, "a line of 20000 bytes is not split");
-    assert_eq!(long.iter().map(|line| line.len()).sum::<usize>(), 20_000);
+    assert!(longest.len() > 1, "a line of 20000 bytes is not split");
+    assert_eq!(longest.iter().map(|line| line.len()).sum::<usize>(), 20_000);
     assert!(lines.contains(&""), "an empty line is a line");
     assert_eq!(lines.last(), Some(&"no end"));
 }

@@ -340,10 +340,10 @@ fn process_table() -> Option<impl Iterator<Item = Entry>> {
 impl Entry {
     /// `stat` is `PID (COMM) STATE PPID PGRP …`; COMM may hold anything.
     fn parse(stat: &str) -> Option<Self> {
-        let (start, rest) = stat.rsplit_once(") ")?;
+        let (before, rest) = stat.rsplit_once(") ")?;
         let mut fields = rest.split(' ');
         Some(Self {
-            pid: start.split(' ').next()?.parse().ok()?,
+            pid: before.split(' ').next()?.parse().ok()?,
             is_zombie: matches!(fields.next()?, "Z" | "X"),
             parent: fields.next()?.parse().ok()?,
             group: Pid::from_raw(fields.next()?.parse().ok()?),
