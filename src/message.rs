@@ -54,6 +54,10 @@ pub type Next<'a> = Pin<Box<dyn Future<Output = Option<Result<Bytes, BodyError>>
 
 /// Where a streamed body comes from.
 pub trait Source: Send {
+    /// Says that it will be read: a client that waits for leave to send its
+    /// content gets 100 (Continue) (RFC 9110 §10.1.1).
+    fn want(&mut self) {}
+
     /// The next piece, never empty; `None` at the end. After `None` or an error
     /// it is not asked again. Dropping the future loses no data.
     fn next(&mut self) -> Next<'_>;

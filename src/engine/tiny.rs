@@ -777,13 +777,7 @@ impl Upload {
     }
 
     async fn piece(&mut self) -> Option<Result<Bytes, BodyError>> {
-        if self.pieces.is_none() {
-            let (sender, pieces) = mpsc::channel(2);
-            if let Err(error) = self.slot.read(Sink::Channel(sender)) {
-                return Some(Err(error.into()));
-            }
-            self.pieces = Some(pieces);
-        }
+        self.want();
         let pieces = self.pieces.as_mut()?;
         timeout(self.patience, pieces.recv())
             .await
@@ -792,6 +786,18 @@ impl Upload {
 }
 
 impl Source for Upload {
+    fn want(&mut self) {
+        if self.pieces.is_none() {
+            let (sender, pieces) = mpsc::channel(2);
+            self.pieces = Some(pieces);
+            let failed = sender.clone();
+            if let Err(error) = self.slot.read(Sink::Channel(sender)) {
+                // There is room for two.
+                let _ = failed.try_send(Err(error.into()));
+            }
+        }
+    }
+
     fn next(&mut self) -> Next<'_> {
         Box::pin(self.piece())
     }

@@ -102,9 +102,11 @@ impl Stdin {
     pub fn start(self) -> io::Result<Option<Feeder>> {
         // The child has its own copy; ours would keep EPIPE from showing.
         drop(self.child);
-        let Some((pipe, source)) = self.feed else {
+        let Some((pipe, mut source)) = self.feed else {
             return Ok(None);
         };
+        // Now, so that 100 (Continue) can't come behind what the script answers.
+        source.want();
         let pipe = os::watch(pipe, Interest::WRITABLE)?;
         let (failed, failure) = oneshot::channel();
         let last_moved = Arc::new(Mutex::new(Instant::now()));

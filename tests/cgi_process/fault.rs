@@ -124,7 +124,8 @@ fn a_folder_that_may_not_be_searched_is_403_c140() {
     let response = server.get("/cgi-bin/shut/noread");
     assert_eq!(response.status, 403, "{response}");
     server.wait_for_log("may not search the directory");
-    server.wait_for_log("chmod +x cgi-bin/shut");
+    let shut = server.root().join("cgi-bin/shut");
+    server.wait_for_log(&format!("chmod +x {}", shut.display()));
 }
 
 /// A file system that forbids programs; unmounted when it goes.

@@ -243,14 +243,12 @@ fn limit_that_leaves(server: &Server, free: u64) -> u64 {
     let open: Vec<u64> = folder
         .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok())
         .collect();
-    let mut left = free;
-    (0..)
-        .find(|number| {
-            left -= u64::from(!open.contains(number));
-            left == 0
-        })
-        .expect("numbers do not end")
-        + 1
+    let (mut left, mut limit) = (free, 0);
+    while left > 0 {
+        left -= u64::from(!open.contains(&limit));
+        limit += 1;
+    }
+    limit
 }
 
 /// Sets the soft limit of the running server's open files; returns what it was.

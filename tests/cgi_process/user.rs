@@ -167,7 +167,9 @@ fn what_everyone_may_write_and_another_owns_is_refused_c144() {
     }
     all.done();
     let log = server.wait_for_log("(world-writable");
-    assert!(log.contains("chmod o-w cgi-bin/theirs"), "{log}");
+    let theirs = server.root().join("cgi-bin/theirs");
+    let hint = format!("chmod o-w {}", theirs.display());
+    assert!(log.contains(&hint), "{log}");
 }
 
 #[test]

@@ -54,10 +54,12 @@ impl Decoder {
         loop {
             self.state = match self.state {
                 State::Size => {
-                    let Some(line) = self.take_line(buffer)? else {
+                    let Some(line) = Self::take_line(buffer)? else {
                         return Ok(Decoded::More);
                     };
-                    match chunk_size(&line)? {
+                    let (size, extension) = chunk_size(&line)?;
+                    self.add_overhead(extension)?;
+                    match size {
                         0 => State::Trailer,
                         size => State::Data(size),
                     }
@@ -84,9 +86,10 @@ impl Decoder {
                     _ => return Err(Malformed),
                 },
                 State::Trailer => {
-                    let Some(line) = self.take_line(buffer)? else {
+                    let Some(line) = Self::take_line(buffer)? else {
                         return Ok(Decoded::More);
                     };
+                    self.add_overhead(line.len())?;
                     if line.is_empty() {
                         State::End
                     } else {
@@ -98,8 +101,17 @@ impl Decoder {
         }
     }
 
+    fn add_overhead(&mut self, bytes: usize) -> Result<(), Malformed> {
+        self.overhead += bytes;
+        if self.overhead > MAX_OVERHEAD_BYTES {
+            Err(Malformed)
+        } else {
+            Ok(())
+        }
+    }
+
     /// A line without its CRLF. A bare CR or LF in it is an error.
-    fn take_line(&mut self, buffer: &mut BytesMut) -> Result<Option<Bytes>, Malformed> {
+    fn take_line(buffer: &mut BytesMut) -> Result<Option<Bytes>, Malformed> {
         let Some(end) = buffer.iter().take(MAX_LINE_BYTES).position(|&b| b == b'\n') else {
             return if buffer.len() < MAX_LINE_BYTES {
                 Ok(None)
@@ -109,18 +121,17 @@ impl Decoder {
         };
         let mut line = buffer.split_to(end + 1);
         line.truncate(end);
-        self.overhead += end;
         let text = line.strip_suffix(b"\r").ok_or(Malformed)?.len();
         line.truncate(text);
-        if line.contains(&b'\r') || self.overhead > MAX_OVERHEAD_BYTES {
+        if line.contains(&b'\r') {
             return Err(Malformed);
         }
         Ok(Some(line.freeze()))
     }
 }
 
-/// `1*HEXDIG [ chunk-ext ]`.
-fn chunk_size(line: &[u8]) -> Result<u64, Malformed> {
+/// `1*HEXDIG [ chunk-ext ]`: the size, and the length of the extension.
+fn chunk_size(line: &[u8]) -> Result<(u64, usize), Malformed> {
     let digits = line.iter().take_while(|b| b.is_ascii_hexdigit()).count();
     let rest = &line[digits..];
     let extension = rest.trim_ascii_start();
@@ -130,7 +141,8 @@ fn chunk_size(line: &[u8]) -> Result<u64, Malformed> {
         return Err(Malformed);
     }
     let digits = std::str::from_utf8(&line[..digits]).map_err(|_| Malformed)?;
-    u64::from_str_radix(digits, 16).map_err(|_| Malformed)
+    let size = u64::from_str_radix(digits, 16).map_err(|_| Malformed)?;
+    Ok((size, rest.len()))
 }
 
 #[cfg(test)]
@@ -198,6 +210,9 @@ mod tests {
         assert_eq!(decode(long.as_bytes(), 1000), None);
         let many = format!("0\r\n{}\r\n", "Name: value\r\n".repeat(10_000));
         assert_eq!(decode(many.as_bytes(), 1000), None);
+        let chunks = format!("{}0\r\n\r\n", "1\r\na\r\n".repeat(100_000));
+        let data = decode(chunks.as_bytes(), 1000).map(|(data, _)| data.len());
+        assert_eq!(data, Some(100_000), "plain chunks are no overhead");
     }
 
     proptest! {

@@ -167,9 +167,7 @@ impl Inbound {
         self.take_over().await;
         let reading = async {
             let mut room = most;
-            while let Some(piece) =
-                std::future::poll_fn(|cx| self.lock().poll_piece(cx, None)).await
-            {
+            while let Some(piece) = std::future::poll_fn(|cx| self.lock().poll_piece(cx)).await {
                 match piece {
                     Ok(piece) if piece.len() as u64 <= room => room -= piece.len() as u64,
                     _ => return Drained::No,
@@ -208,12 +206,8 @@ impl Receiving {
         poll_arrival(socket, cx, |bytes| buffer.extend_from_slice(bytes))
     }
 
-    /// The next piece of the content. `before` runs once before the first wait.
-    fn poll_piece(
-        &mut self,
-        cx: &mut Context<'_>,
-        go_on: Option<&dyn Fn()>,
-    ) -> Poll<Option<Result<Bytes, BodyError>>> {
+    /// The next piece of the content.
+    fn poll_piece(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, BodyError>>> {
         loop {
             match self.take_piece() {
                 Ok(Decoded::Data(piece)) => return Poll::Ready(Some(Ok(piece))),
@@ -224,16 +218,10 @@ impl Receiving {
                     return Poll::Ready(Some(Err(error)));
                 }
             }
-            if let Some(go_on) = go_on
-                && std::mem::take(&mut self.awaits_continue)
-            {
-                go_on();
-            }
-            if let Ok(1..) = ready!(self.poll_fill(cx)) {
-            } else {
+            let Ok(1..) = ready!(self.poll_fill(cx)) else {
                 self.content = Content::Broken;
                 return Poll::Ready(Some(Err(BodyError::Closed)));
-            }
+            };
         }
     }
 
@@ -305,8 +293,8 @@ impl Upload {
     }
 
     async fn piece(&mut self) -> Option<Result<Bytes, BodyError>> {
-        let Self { inbound, go_on, .. } = self;
-        let piece = std::future::poll_fn(|cx| inbound.lock().poll_piece(cx, Some(&**go_on)));
+        self.want();
+        let piece = std::future::poll_fn(|cx| self.inbound.lock().poll_piece(cx));
         match timeout(self.patience, piece).await {
             Ok(piece) => piece,
             Err(_elapsed) => {
@@ -325,6 +313,13 @@ impl Drop for Upload {
 }
 
 impl Source for Upload {
+    fn want(&mut self) {
+        let awaits = std::mem::take(&mut self.inbound.lock().awaits_continue);
+        if awaits {
+            (self.go_on)();
+        }
+    }
+
     fn next(&mut self) -> Next<'_> {
         Box::pin(self.piece())
     }
