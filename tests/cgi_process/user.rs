@@ -6,7 +6,7 @@ use std::process::{Command, Stdio};
 
 use rustix::process::geteuid;
 
-use crate::support::{Client, Rows, Server, Setup, outward, skip};
+use crate::support::{Client, Rows, Server, Setup, outward, skip, tiny_http_cannot};
 
 /// Says so where a test can't be.
 fn is_root(what: &str) -> bool {
@@ -99,6 +99,9 @@ fn shared(address: &str) -> Setup {
 
 #[test]
 fn root_refuses_scripts_to_other_machines_c144() {
+    if tiny_http_cannot("listen beyond loopback") {
+        return;
+    }
     if !is_root("C144: refusal") {
         return;
     }
@@ -124,6 +127,9 @@ fn root_refuses_scripts_to_other_machines_c144() {
 
 #[test]
 fn the_wildcard_address_is_an_address_for_others_c144() {
+    if tiny_http_cannot("listen beyond loopback") {
+        return;
+    }
     if !is_root("C144: 0.0.0.0") {
         return;
     }
@@ -192,6 +198,9 @@ fn the_start_says_that_scripts_run_where_and_as_whom_c145() {
 
 #[test]
 fn an_address_for_others_gives_a_warning_c145() {
+    if tiny_http_cannot("listen beyond loopback") {
+        return;
+    }
     let server = Server::new()
         .fixture("noread")
         .args(["-b", "0.0.0.0", "--allow-root"])
