@@ -19,6 +19,7 @@ use std::time::{Duration, Instant};
 
 use http::header::EXPECT;
 use http::{StatusCode, Version};
+use rustix::net::SendFlags;
 use tokio::io::Interest;
 use tokio::net::TcpStream;
 use tokio::net::tcp::OwnedWriteHalf;
@@ -248,9 +249,10 @@ impl Connection {
         }
         let out = Arc::clone(&self.out);
         let go_on = move || {
-            // So early in a response nothing fills the socket; a client that
+            // Past tokio, which may think that there is no room. A client that
             // doesn't see this sends its content all the same, later.
-            let _ = out.send_now(&[IoSlice::new(CONTINUE)]);
+            let flags = SendFlags::DONTWAIT | SendFlags::NOSIGNAL;
+            let _ = rustix::net::send(&*out, CONTINUE, flags);
         };
         Body::stream(
             length,
