@@ -17,6 +17,9 @@ use super::{Process, eventually, needs};
 /// A browser on a loaded machine takes its time to start.
 const PATIENCE: Duration = Duration::from_secs(60);
 
+/// How often a browser is started until the test gives up.
+const STARTS: usize = 3;
+
 /// Keys that are no letters, as the protocol spells them.
 pub(crate) const TAB: &str = "\u{e004}";
 pub(crate) const ENTER: &str = "\u{e007}";
@@ -65,16 +68,22 @@ impl Browser {
             session: String::new(),
             profile,
         };
-        let data = format!(
-            "--user-data-dir={}",
-            browser.profile.path().join("data").display()
-        );
+        // Now and then Chromium ends as it starts; that is not what is tested.
+        let session = (0..STARTS).find_map(|start| browser.session(start));
+        browser.session = session.expect("Chromium starts");
+        Some(browser)
+    }
+
+    /// A browser with a new profile; `None` if it does not start.
+    fn session(&self, start: usize) -> Option<String> {
+        let data = self.profile.path().join(start.to_string());
         let options = json!({
             // As root Chromium has no sandbox; what it opens here is ours.
             "args": [
                 "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
                 "--disable-background-networking", "--disable-component-update", "--disable-sync",
-                "--disable-dev-shm-usage", "--window-size=1000,720", data,
+                "--disable-dev-shm-usage", "--window-size=1000,720",
+                format!("--user-data-dir={}", data.display()),
             ],
         });
         let wanted = json!({"capabilities": {"alwaysMatch": {
@@ -82,10 +91,13 @@ impl Browser {
             "goog:chromeOptions": options,
             "goog:loggingPrefs": {"browser": "ALL"},
         }}});
-        let answer = browser.command("POST", "/session", &wanted);
-        let id = answer["sessionId"].as_str().expect("a session has a name");
-        browser.session = format!("/session/{id}");
-        Some(browser)
+        let answer = exchange(self.address, "POST", "/session", &wanted);
+        let answer = answer.expect("chromedriver answers");
+        let id = answer["value"]["sessionId"].as_str();
+        if id.is_none() {
+            eprintln!("Chromium does not start: {}", answer["value"]["message"]);
+        }
+        id.map(|id| format!("/session/{id}"))
     }
 
     /// Returns when the page is loaded.
