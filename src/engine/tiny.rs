@@ -254,6 +254,9 @@ impl Shared {
         const MAX_HINTS: usize = 4096;
         let hint = lock(&self.hints).get(&client.0).copied();
         let (socket, raw) = Socket::find(client.0, client.1, hint)?;
+        if hint.is_none() {
+            socket::nudge(socket.local);
+        }
         let mut hints = lock(&self.hints);
         if hints.len() >= MAX_HINTS {
             hints.clear();

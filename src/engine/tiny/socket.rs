@@ -120,6 +120,26 @@ impl Wire for Socket {
     }
 }
 
+/// Connects to our own listener and leaves at once.
+///
+/// The library's pool counts a thread as idle until it has woken up, so of
+/// connections that come together some are put in a queue that nobody looks at
+/// until another connection ends. One more connection makes it start a thread,
+/// and that thread, with nothing to do, takes from the queue. Called once for
+/// each new connection, so that one rescued rescues the next.
+pub fn nudge(listener: SocketAddr) {
+    use rustix::net::{AddressFamily, SocketFlags, SocketType, connect, socket_with};
+    let family = match listener {
+        SocketAddr::V4(_) => AddressFamily::INET,
+        SocketAddr::V6(_) => AddressFamily::INET6,
+    };
+    let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
+    // Without a free descriptor nobody is accepted either.
+    if let Ok(fd) = socket_with(family, SocketType::STREAM, flags, None) {
+        let _ = connect(&fd, &listener);
+    }
+}
+
 /// The local address of `fd` if it is the connection from `remote` to `port`.
 fn addresses_match(fd: BorrowedFd<'_>, remote: SocketAddr, port: u16) -> Option<SocketAddr> {
     let peer: Result<SocketAddr, Errno> =
