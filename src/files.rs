@@ -6,7 +6,7 @@
 //! fields and body. Nothing here knows scripts; folders and endings that belong
 //! to them are withheld on the caller's word.
 
-use std::fs::File;
+use std::fs::{File, Metadata};
 use std::io;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
@@ -15,8 +15,9 @@ use std::time::SystemTime;
 
 use http::header::{
     ACCEPT, ACCEPT_RANGES, ALLOW, CACHE_CONTROL, CONTENT_DISPOSITION, CONTENT_RANGE,
-    CONTENT_SECURITY_POLICY, CONTENT_TYPE, ETAG, HeaderValue, LAST_MODIFIED, LOCATION, VARY,
-    X_CONTENT_TYPE_OPTIONS,
+    CONTENT_SECURITY_POLICY, CONTENT_TYPE, ETAG, HeaderMap, HeaderName, HeaderValue, IF_MATCH,
+    IF_MODIFIED_SINCE, IF_NONE_MATCH, IF_RANGE, IF_UNMODIFIED_SINCE, LAST_MODIFIED, LOCATION,
+    RANGE, VARY, X_CONTENT_TYPE_OPTIONS,
 };
 use http::request::Parts;
 use http::{Method, StatusCode};
@@ -28,12 +29,14 @@ use crate::message::{Body, FileBody, Response};
 use crate::target::{self, Target, UrlPath};
 
 use archive::{Archive, Format};
+use cache::Cache;
 use listing::{Form, View};
 use precondition::{Validators, Verdict};
 use range::{ByteRanges, Selection, Span};
 use resolve::{Directory, Node, Refusal, RegularFile, Root};
 
 mod archive;
+mod cache;
 mod civil;
 mod listing;
 mod media_type;
@@ -68,9 +71,11 @@ pub struct Options {
 pub struct Files {
     /// Shared with the tasks that read directories.
     root: Arc<Root>,
+    cache: Cache,
 }
 
 /// What a request comes to, if it is not refused.
+#[allow(clippy::large_enum_variant, reason = "moved once")]
 enum Outcome {
     /// The methods there are, for OPTIONS (RFC 9110 §9.3.7).
     Methods,
@@ -99,6 +104,8 @@ enum Outcome {
         media_type: String,
         /// Never [`Selection::Unsatisfiable`].
         selection: Selection,
+        /// Where the whole file is and what it is like, if no link led there.
+        place: Option<(PathBuf, Metadata)>,
     },
 }
 
@@ -107,13 +114,38 @@ impl Files {
     pub fn new(root: &Path, options: Options) -> io::Result<Self> {
         Ok(Self {
             root: Arc::new(Root::new(root, options)?),
+            cache: Cache::default(),
         })
     }
 
     /// Answers a request for what `target` names. The engine adds what depends
     /// on the connection and leaves the body away for HEAD.
     pub async fn respond(&self, head: &Parts, target: &Target) -> Result<Response, Fault> {
-        self.decide(head, target).await?.answer()
+        let mut outcome = self.decide(head, target).await?;
+        let place = match &mut outcome {
+            Outcome::Content { place, .. } => place.take(),
+            _ => None,
+        };
+        let response = outcome.answer()?;
+        if let Some((path, metadata)) = place
+            && let Body::File(body) = response.body()
+            && head.method == Method::GET
+            && is_plain(&head.headers)
+            && !target.raw.contains(&b'?')
+        {
+            let fields = response.headers();
+            self.cache
+                .put(&target.raw, &path, &body.file, &metadata, fields);
+        }
+        Ok(response)
+    }
+
+    /// The answer to GET or HEAD if it was given before and the file is what it
+    /// was: one stat. `raw` is the request-target; the header has no field that
+    /// [`is_plain`] knows.
+    pub fn respond_again(&self, raw: &[u8]) -> Option<Response> {
+        let (head, piece) = self.cache.get(raw, &self.root)?;
+        Some(Response::new(Body::Prepared(head, piece)))
     }
 
     async fn decide(&self, head: &Parts, target: &Target) -> Result<Outcome, Fault> {
@@ -254,11 +286,26 @@ fn decide_file(path: &Path, file: RegularFile, head: &Parts) -> Result<Outcome, 
     }
     Ok(Outcome::Content {
         media_type: media_type::of(path, &file.file),
+        place: (!file.linked && selection == Selection::Whole)
+            .then(|| (path.to_owned(), file.metadata.clone())),
         file: file.file,
         length,
         validators,
         selection,
     })
+}
+
+/// Whether a request asks for a whole file, whatever the client has of it.
+pub fn is_plain(headers: &HeaderMap) -> bool {
+    const CONDITIONS: [HeaderName; 6] = [
+        IF_MATCH,
+        IF_NONE_MATCH,
+        IF_MODIFIED_SINCE,
+        IF_UNMODIFIED_SINCE,
+        IF_RANGE,
+        RANGE,
+    ];
+    !headers.keys().any(|name| CONDITIONS.contains(name))
 }
 
 fn needs_slash(path: &UrlPath) -> bool {
@@ -355,6 +402,7 @@ impl Outcome {
                 validators,
                 media_type,
                 selection,
+                place: _,
             } => {
                 let mut response = content(file, length, media_type, selection)?;
                 say_validators(&mut response, &validators);

@@ -111,6 +111,10 @@ impl Log {
         self.line(text);
     }
 
+    pub fn has_access_log(&self) -> bool {
+        self.format != Format::Off
+    }
+
     /// Starts the entry of a request; the engine finishes it.
     pub fn entry(&self, request: Asked) -> Entry {
         Entry {

@@ -10,9 +10,10 @@ use std::future::Future;
 use std::io;
 use std::net::SocketAddr;
 use std::pin::Pin;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use bytes::Bytes;
+use http::HeaderMap;
 use tokio::sync::mpsc;
 
 pub type Request = http::Request<Body>;
@@ -28,6 +29,9 @@ pub enum Body {
     /// sendfile does.
     File(FileBody),
     Stream(StreamBody),
+    /// Fields and content that were sent before and are the same again. The
+    /// fields stand beside the response's own.
+    Prepared(Arc<PreparedHead>, Piece),
     /// The whole response, head included, as the script wrote it (RFC 3875 §5,
     /// NPH). The engine adds nothing and closes the connection at the end.
     Unframed(Box<dyn Source>),
@@ -41,6 +45,47 @@ pub struct FileBody {
     pub offset: u64,
     /// In bytes.
     pub length: u64,
+}
+
+/// Header fields that go out many times, and their form on the wire, which the
+/// first engine to send them makes.
+pub struct PreparedHead {
+    pub fields: HeaderMap,
+    pub wire: OnceLock<Bytes>,
+}
+
+impl PreparedHead {
+    pub fn new(fields: HeaderMap) -> Self {
+        Self {
+            fields,
+            wire: OnceLock::new(),
+        }
+    }
+}
+
+/// Content that is there in full.
+pub enum Piece {
+    Bytes(Bytes),
+    File(FileBody),
+}
+
+impl Piece {
+    /// `length` bytes of `file` from `offset`.
+    pub fn file(file: File, offset: u64, length: u64) -> Self {
+        Self::File(FileBody {
+            file: Arc::new(file),
+            offset,
+            length,
+        })
+    }
+
+    /// In bytes.
+    pub fn length(&self) -> u64 {
+        match self {
+            Self::Bytes(bytes) => bytes.len() as u64,
+            Self::File(file) => file.length,
+        }
+    }
 }
 
 /// Content that is made while it is sent.
@@ -108,6 +153,7 @@ impl Body {
             Self::Bytes(bytes) => Some(bytes.len() as u64),
             Self::File(file) => Some(file.length),
             Self::Stream(stream) => stream.length,
+            Self::Prepared(_, piece) => Some(piece.length()),
             Self::Unframed(_) => None,
         }
     }

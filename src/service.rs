@@ -13,7 +13,7 @@ use http::{Method, StatusCode};
 
 use crate::error::{Diagnosis, Fault};
 use crate::error_page;
-use crate::files::Files;
+use crate::files::{self, Files};
 use crate::gateway::cgi::{Cgi, Outcome};
 use crate::gateway::script::{Found, Script, Scripts};
 use crate::gateway::variables::{self, Facts, Redirected};
@@ -66,6 +66,29 @@ impl Service {
         let (head, body) = request.into_parts();
         let answer = self.answer(&head, body).await;
         self.finish(&head, answer)
+    }
+
+    /// The answer to a request without content that was given before, if it
+    /// still holds; found without waiting.
+    pub fn respond_again(&self, request: &http::Request<()>) -> Option<Response> {
+        let RequestTarget(raw) = request.extensions().get()?;
+        let is_get = matches!(*request.method(), Method::GET | Method::HEAD);
+        if !is_get || !files::is_plain(request.headers()) {
+            return None;
+        }
+        if let Some(host) = request.headers().get(HOST) {
+            check_authority(host.as_bytes()).ok()?;
+        }
+        let mut response = self.files.respond_again(raw)?;
+        if self.log.has_access_log() {
+            let (method, version) = (request.method().clone(), request.version());
+            let connection: &Connection = request.extensions().get()?;
+            let asked = Asked::new(connection.remote, method, raw, version, request.headers());
+            response
+                .extensions_mut()
+                .insert(Sent::new(self.log.entry(asked)));
+        }
+        Some(response)
     }
 
     /// Answers a message that the engine could not take for a request.

@@ -2,8 +2,9 @@
 //! request's content is, whether the connection goes on, and how a response's
 //! head and chunks are written. No sockets.
 
+use std::cell::Cell;
 use std::io::Write as _;
-use std::time::SystemTime;
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use http::header::{
     CONNECTION, CONTENT_LENGTH, DATE, EXPECT, HOST, HeaderMap, HeaderName, HeaderValue, SERVER, TE,
@@ -177,15 +178,17 @@ pub fn response_head(asker: Asker<'_>, plan: Plan, http_1_0: bool, response: &Re
         response.extensions().get(),
     );
     let headers = response.headers();
-    for (name, value) in headers.iter().filter(|(name, _)| !is_framing(name)) {
-        field(&mut head, name.as_str(), value.as_bytes());
+    fields(&mut head, headers);
+    if let Body::Prepared(prepared, _) = response.body() {
+        let made = || {
+            let mut wire = Vec::new();
+            fields(&mut wire, &prepared.fields);
+            wire.into()
+        };
+        head.extend_from_slice(prepared.wire.get_or_init(made));
     }
     if !headers.contains_key(DATE) {
-        field(
-            &mut head,
-            "date",
-            httpdate::fmt_http_date(SystemTime::now()).as_bytes(),
-        );
+        field(&mut head, "date", &date_now());
     }
     if !headers.contains_key(SERVER) {
         field(&mut head, "server", SERVER_SOFTWARE.as_bytes());
@@ -216,6 +219,32 @@ fn announced_length(asker: Asker<'_>, response: &Response) -> Option<u64> {
         _ if *asker.method == Method::HEAD && matches!(response.body(), Body::Empty) => None,
         _ => response.body().length(),
     }
+}
+
+fn fields(head: &mut Vec<u8>, headers: &HeaderMap) {
+    for (name, value) in headers.iter().filter(|(name, _)| !is_framing(name)) {
+        field(head, name.as_str(), value.as_bytes());
+    }
+}
+
+/// An IMF-fixdate is this long (RFC 9110 §5.6.7).
+const DATE_BYTES: usize = 29;
+
+/// The Date field's value; made once a second.
+fn date_now() -> [u8; DATE_BYTES] {
+    thread_local! {
+        static LAST: Cell<(u64, [u8; DATE_BYTES])> = const { Cell::new((0, [0; DATE_BYTES])) };
+    }
+    let now = SystemTime::now();
+    let second = now.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
+    let (last, text) = LAST.get();
+    if last == second && last != 0 {
+        return text;
+    }
+    let text = httpdate::fmt_http_date(now);
+    let text = text.as_bytes().try_into().unwrap_or([b' '; DATE_BYTES]);
+    LAST.set((second, text));
+    text
 }
 
 /// An interim response (RFC 9110 §15.2).

@@ -7,6 +7,7 @@ use std::os::fd::AsFd;
 use std::os::unix::fs::FileExt;
 use std::time::Duration;
 
+use bytes::{Buf, Bytes};
 use http::{Method, Version};
 use rustix::io::Errno;
 use rustix::net::SendFlags;
@@ -17,7 +18,7 @@ use super::Limits;
 use super::framing::{self, Asker, CHUNK_END, Content, LAST_CHUNK, Plan};
 use super::tcp;
 use crate::log::Sent;
-use crate::message::{Body, FileBody, Response, Source};
+use crate::message::{Body, FileBody, Piece, Response, Source};
 
 /// What is read from a file at once, where the kernel can't move it by itself.
 const BLOCK_BYTES: usize = 64 << 10;
@@ -210,6 +211,94 @@ pub async fn deliver(
     }
 }
 
+/// Sends a prepared response as far as there is room, without waiting: the way
+/// of most requests for small files, which needs no future and no copy.
+pub fn deliver_now(
+    wire: &impl Wire,
+    limits: &Limits,
+    asked: &Asked,
+    mut response: Response,
+) -> Result<Delivered, Unsent> {
+    let form = Asker {
+        method: &asked.method,
+        version: asked.version,
+        keep_alive: asked.keep_alive,
+    };
+    let plan = Plan::new(form, &response);
+    let head = framing::response_head(form, plan, limits.http_1_0, &response);
+    let sent = response.extensions_mut().remove::<Sent>();
+    let mut unsent = Unsent {
+        head,
+        head_sent: 0,
+        content: match std::mem::take(response.body_mut()) {
+            Body::Prepared(_, piece) if plan.content != Content::None => piece,
+            _ => Piece::Bytes(Bytes::new()),
+        },
+        keep_alive: plan.keep_alive,
+        sent,
+    };
+    let Piece::Bytes(content) = &mut unsent.content else {
+        return Err(unsent);
+    };
+    let whole = unsent.head.len() + content.len();
+    let pieces = [IoSlice::new(&unsent.head), IoSlice::new(content)];
+    // What keeps it from being sent shows again in `Unsent::deliver`.
+    let sent = wire.send_now(&pieces).unwrap_or(0);
+    if sent == whole {
+        let bytes = content.len() as u64;
+        return Ok(unsent.finish(bytes, true));
+    }
+    unsent.head_sent = sent.min(unsent.head.len());
+    content.advance(sent - unsent.head_sent);
+    Err(unsent)
+}
+
+/// A prepared response of which some is left to send.
+pub struct Unsent {
+    head: Vec<u8>,
+    head_sent: usize,
+    content: Piece,
+    keep_alive: bool,
+    sent: Option<Sent>,
+}
+
+impl Unsent {
+    /// Sends the rest.
+    pub async fn deliver(self, wire: &impl Wire, limits: &Limits) -> Delivered {
+        let head = &self.head[self.head_sent..];
+        let length = self.content.length();
+        let sending = async {
+            match &self.content {
+                Piece::Bytes(content) => {
+                    send(wire, &[head, content], limits.write).await?;
+                    Ok(length)
+                }
+                Piece::File(file) => wire.send_file(head, file, limits.write).await,
+            }
+        };
+        let written = tokio::select! {
+            biased;
+            written = sending => written,
+            () = tcp::gone(wire, limits.half_closed) => Err(io::ErrorKind::NotConnected.into()),
+        };
+        let complete = matches!(written, Ok(bytes) if bytes == length);
+        if !complete {
+            tcp::finish(wire);
+        }
+        self.finish(written.unwrap_or(0), complete)
+    }
+
+    fn finish(self, bytes: u64, complete: bool) -> Delivered {
+        if let Some(sent) = self.sent {
+            sent.finish(bytes, complete);
+        }
+        Delivered {
+            complete,
+            keep_alive: self.keep_alive && complete,
+        }
+    }
+}
+
 /// Why a response was not written to its end.
 enum Cut {
     /// The client is gone or takes no data.
@@ -238,8 +327,10 @@ impl<W: Wire> Out<'_, W> {
             Body::Unframed(source) => self.stream(Vec::new(), source, Content::UntilClose).await,
             _ if content == Content::None => self.send(&[&head], 0).await,
             Body::Empty => self.send(&[&head], 0).await,
-            Body::Bytes(bytes) => self.send(&[&head, &bytes], bytes.len()).await,
-            Body::File(file) => {
+            Body::Bytes(bytes) | Body::Prepared(_, Piece::Bytes(bytes)) => {
+                self.send(&[&head, &bytes], bytes.len()).await
+            }
+            Body::File(file) | Body::Prepared(_, Piece::File(file)) => {
                 let sent = self.wire.send_file(&head, &file, self.stall).await?;
                 self.bytes += sent;
                 if sent < file.length {

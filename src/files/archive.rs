@@ -256,7 +256,7 @@ impl Packer {
                         None,
                     ));
                 }
-                Some(Ok(Node::File(RegularFile { file, metadata }))) => {
+                Some(Ok(Node::File(RegularFile { file, metadata, .. }))) => {
                     let length = metadata.len();
                     let executable = metadata.mode() & 0o111 != 0;
                     let kind = Kind::File { length, executable };

@@ -44,6 +44,8 @@ pub(super) enum Node {
 pub(super) struct RegularFile {
     pub(super) file: File,
     pub(super) metadata: Metadata,
+    /// A symbolic link lay on the way.
+    pub(super) linked: bool,
 }
 
 /// A directory that may be looked into.
@@ -60,6 +62,7 @@ pub(super) struct Place {
     pub(super) metadata: Metadata,
     path: PathBuf,
     handle: OwnedFd,
+    linked: bool,
 }
 
 /// Why a path is not served.
@@ -128,6 +131,23 @@ impl Root {
         self.open_node(path)
     }
 
+    /// What a path, relative to the root, names now. Nothing if a symbolic link
+    /// lies on it.
+    pub(super) fn stat(&self, path: &Path) -> Option<rfs::Stat> {
+        if path.components().nth(1).is_none() {
+            return rfs::statat(&self.directory, path, AtFlags::SYMLINK_NOFOLLOW).ok();
+        }
+        // A folder on the way may have become a link that leads out.
+        let handle = self.open(path, OFlags::PATH | OFlags::CLOEXEC).ok()?;
+        rfs::fstat(handle).ok()
+    }
+
+    /// Opens a file for reading that was judged before.
+    pub(super) fn reopen(&self, path: &Path) -> Option<File> {
+        let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
+        self.open(path, flags).ok().map(File::from)
+    }
+
     /// Like [`Root::find`], whatever the names are. `path` may also be one of
     /// [`Directory::path`] and names below it.
     pub(super) fn open_node(&self, path: &Path) -> Result<Node, Refusal> {
@@ -148,7 +168,12 @@ impl Root {
         if !metadata.is_file() {
             return Err(Refusal::Special);
         }
-        Ok(Node::File(RegularFile { file, metadata }))
+        let linked = place.linked;
+        Ok(Node::File(RegularFile {
+            file,
+            metadata,
+            linked,
+        }))
     }
 
     /// A file or directory that may be served, without opening it for reading.
@@ -175,6 +200,7 @@ impl Root {
             metadata,
             path,
             handle: handle.into(),
+            linked,
         })
     }
 

@@ -5,14 +5,14 @@ use std::ffi::OsStr;
 use std::fs;
 use std::io::{Cursor, Read};
 use std::os::unix::fs::symlink;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use http::header::{CONTENT_LENGTH, HeaderName, IF_MODIFIED_SINCE, IF_NONE_MATCH, IF_RANGE, RANGE};
 use tempfile::TempDir;
 
 use super::*;
-use crate::message::{BodyError, Source};
+use crate::message::{BodyError, Piece, Source};
 
 /// A folder, what it is served with, and requests to it.
 struct Site {
@@ -99,8 +99,8 @@ async fn read(body: Body) -> Result<Vec<u8>, BodyError> {
     use std::os::unix::fs::FileExt;
     match body {
         Body::Empty => Ok(Vec::new()),
-        Body::Bytes(bytes) => Ok(bytes.into()),
-        Body::File(body) => {
+        Body::Bytes(bytes) | Body::Prepared(_, Piece::Bytes(bytes)) => Ok(bytes.into()),
+        Body::File(body) | Body::Prepared(_, Piece::File(body)) => {
             let mut bytes = vec![0; usize::try_from(body.length).unwrap()];
             body.file.read_exact_at(&mut bytes, body.offset)?;
             Ok(bytes)
@@ -857,4 +857,45 @@ fn untar_lengths(bytes: &[u8]) -> Vec<u64> {
     let mut tar = tar::Archive::new(flate2::read::GzDecoder::new(bytes));
     let entries = tar.entries().unwrap();
     entries.map(|entry| entry.unwrap().size()).collect()
+}
+
+/// Asks until the file has been left alone for long enough to be kept.
+async fn ask_until_kept(files: &Files, target: &'static str) -> Vec<u8> {
+    let deadline = Instant::now() + Duration::from_secs(30);
+    loop {
+        let (head, ()) = http::Request::new(()).into_parts();
+        let parsed = Target::parse(&Bytes::from_static(target.as_bytes())).unwrap();
+        files.respond(&head, &parsed).await.unwrap();
+        if let Some(again) = files.respond_again(target.as_bytes()) {
+            return read(again.into_body()).await.unwrap();
+        }
+        assert!(Instant::now() < deadline, "{target} is never kept");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+}
+
+#[tokio::test]
+async fn an_answer_is_given_again_only_while_the_file_is_the_same() {
+    let long = "x".repeat(100_000);
+    let site = Site::new(&[("a", "one"), ("d/b", "two"), ("long", &long)]);
+    let files = Files::new(&site.path(""), Options::default()).unwrap();
+    assert_eq!(ask_until_kept(&files, "/a").await, b"one");
+    assert_eq!(ask_until_kept(&files, "/d/b").await, b"two");
+    assert_eq!(ask_until_kept(&files, "/long").await, long.as_bytes());
+    let again = |target: &str| files.respond_again(target.as_bytes()).is_some();
+    assert!(!again("/a?x") && !again("/none") && !again("/d/"));
+
+    // The same length, and the time of modification set back.
+    let before = fs::metadata(site.path("a")).unwrap().modified().unwrap();
+    fs::write(site.path("a"), "two").unwrap();
+    let file = File::options().write(true).open(site.path("a")).unwrap();
+    file.set_modified(before).unwrap();
+    assert!(!again("/a"));
+    fs::remove_file(site.path("long")).unwrap();
+    assert!(!again("/long"));
+    // The very same file, now by way of a link that leads out.
+    let outside = tempfile::tempdir().unwrap();
+    fs::rename(site.path("d"), outside.path().join("d")).unwrap();
+    symlink(outside.path().join("d"), site.path("d")).unwrap();
+    assert!(!again("/d/b"));
 }

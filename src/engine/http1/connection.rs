@@ -30,7 +30,7 @@ use super::content::{Drained, Inbound, Upload};
 use super::head::{Head, Search};
 use crate::engine::framing::{self, Framing};
 use crate::engine::tcp;
-use crate::engine::wire::{self, Asked, Wire};
+use crate::engine::wire::{self, Asked, Delivered, Unsent, Wire};
 use crate::error::Fault;
 use crate::message::{self, Body, FileBody, Interim, RequestTarget, Response};
 
@@ -81,6 +81,32 @@ enum After {
     Close,
     /// Cut off; nothing more can be said to the client.
     Cut,
+}
+
+/// What a request comes to at once.
+#[allow(
+    clippy::large_enum_variant,
+    reason = "moved once, and boxed where it is kept"
+)]
+enum Now {
+    Done(After),
+    /// The answer is on its way.
+    Unsent(Unsent),
+    /// It takes more than that.
+    Ask(Head),
+}
+
+impl After {
+    /// For a request without content.
+    fn of(delivered: &Delivered) -> Self {
+        match delivered {
+            Delivered {
+                keep_alive: true, ..
+            } => Self::KeepAlive,
+            Delivered { complete: true, .. } => Self::Close,
+            _ => Self::Cut,
+        }
+    }
 }
 
 impl Connection {
@@ -163,7 +189,12 @@ impl Connection {
             self.enter(Phase::Busy, None);
             // A request's state is large and lives only as long as it does; a
             // connection that waits is small.
-            match Box::pin(self.exchange(head)).await {
+            let after = match self.exchange_now(head) {
+                Now::Done(after) => after,
+                Now::Unsent(unsent) => Box::pin(self.finish_sending(unsent)).await,
+                Now::Ask(head) => Box::pin(self.exchange(head)).await,
+            };
+            match after {
                 After::KeepAlive if self.is_stopping() => return self.close().await,
                 After::KeepAlive => self.enter(Phase::Idle, Some(self.shared.limits.idle)),
                 After::Close => return self.close().await,
@@ -196,6 +227,37 @@ impl Connection {
         }
     }
 
+    /// One request whose answer is ready, without a future for it.
+    fn exchange_now(&self, mut head: Head) -> Now {
+        if !matches!(head.framing, Ok(Framing::None)) || self.shared.limits.http_1_0 {
+            return Now::Ask(head);
+        }
+        head.request.extensions_mut().insert(self.facts);
+        let Some(response) = self.shared.service.respond_again(&head.request) else {
+            return Now::Ask(head);
+        };
+        let asked = Asked {
+            method: head.request.method().clone(),
+            version: head.request.version(),
+            keep_alive: self.goes_on(&head.request),
+        };
+        match wire::deliver_now(&*self.out, &self.shared.limits, &asked, response) {
+            Ok(delivered) => Now::Done(After::of(&delivered)),
+            Err(unsent) => Now::Unsent(unsent),
+        }
+    }
+
+    async fn finish_sending(&self, unsent: Unsent) -> After {
+        After::of(&unsent.deliver(&*self.out, &self.shared.limits).await)
+    }
+
+    /// Whether another request may follow on the connection.
+    fn goes_on(&self, request: &http::Request<()>) -> bool {
+        framing::wants_keep_alive(request.version(), request.headers())
+            && !self.shared.limits.http_1_0
+            && !self.is_stopping()
+    }
+
     /// One request and its response.
     async fn exchange(&self, head: Head) -> After {
         let Head {
@@ -204,7 +266,6 @@ impl Connection {
         } = head;
         request.extensions_mut().insert(self.facts);
         let (version, limits) = (request.version(), &self.shared.limits);
-        let goes_on = framing::wants_keep_alive(version, request.headers()) && !limits.http_1_0;
         let mut asked = Asked {
             method: request.method().clone(),
             version: if limits.http_1_0 {
@@ -212,7 +273,7 @@ impl Connection {
             } else {
                 version
             },
-            keep_alive: goes_on && framing.is_ok() && !self.is_stopping(),
+            keep_alive: framing.is_ok() && self.goes_on(&request),
         };
         let (interim, interims) = mpsc::unbounded_channel();
         let response = match framing {
@@ -354,10 +415,23 @@ impl Wire for Outbound {
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                     wire::wait_for_room(self, stall).await?;
+                    if is_shorter(&body.file, end) {
+                        break;
+                    }
                 }
                 Err(error) => return Err(error),
             }
         }
+        if is_shorter(&body.file, end) {
+            // What the kernel still holds of it may be zeros by now.
+            tcp::reset(self);
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
         Ok(offset - body.offset)
     }
+}
+
+/// Whether the file no longer reaches to `end`.
+fn is_shorter(file: &std::fs::File, end: u64) -> bool {
+    file.metadata().is_ok_and(|metadata| metadata.len() < end)
 }
