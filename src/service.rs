@@ -70,8 +70,12 @@ impl Service {
 
     /// The answer to a request without content that was given before, if it
     /// still holds; found without waiting.
-    pub fn respond_again(&self, request: &http::Request<()>) -> Option<Response> {
-        let RequestTarget(raw) = request.extensions().get()?;
+    pub fn respond_again(
+        &self,
+        connection: &Connection,
+        raw: &[u8],
+        request: &http::Request<()>,
+    ) -> Option<Response> {
         let is_get = matches!(*request.method(), Method::GET | Method::HEAD);
         if !is_get || !files::is_plain(request.headers()) {
             return None;
@@ -82,7 +86,6 @@ impl Service {
         let mut response = self.files.respond_again(raw)?;
         if self.log.has_access_log() {
             let (method, version) = (request.method().clone(), request.version());
-            let connection: &Connection = request.extensions().get()?;
             let asked = Asked::new(connection.remote, method, raw, version, request.headers());
             response
                 .extensions_mut()

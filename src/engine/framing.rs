@@ -3,7 +3,6 @@
 //! head and chunks are written. No sockets.
 
 use std::cell::Cell;
-use std::io::Write as _;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use http::header::{
@@ -196,7 +195,9 @@ pub fn response_head(asker: Asker<'_>, plan: Plan, http_1_0: bool, response: &Re
     match (plan.content, announced_length(asker, response)) {
         (Content::Chunked, _) => field(&mut head, "transfer-encoding", b"chunked"),
         (_, Some(length)) => {
-            let _ = write!(head, "Content-Length: {length}\r\n");
+            head.extend_from_slice(b"Content-Length: ");
+            decimal_digits(&mut head, length);
+            head.extend_from_slice(b"\r\n");
         }
         _ => {}
     }
@@ -264,12 +265,29 @@ pub fn interim_head(interim: &http::Response<()>) -> Vec<u8> {
 
 /// The space after the code stays even without a phrase (RFC 9112 §4, C87).
 fn status_line(head: &mut Vec<u8>, protocol: &str, status: StatusCode, reason: Option<&Reason>) {
-    let _ = write!(head, "{protocol} {} ", status.as_u16());
+    head.extend_from_slice(protocol.as_bytes());
+    head.push(b' ');
+    head.extend_from_slice(status.as_str().as_bytes());
+    head.push(b' ');
     match reason {
         Some(Reason(reason)) => head.extend_from_slice(reason),
         None => head.extend_from_slice(status.canonical_reason().unwrap_or("").as_bytes()),
     }
     head.extend_from_slice(b"\r\n");
+}
+
+/// What `write!` does, at a tenth of its cost; it is in every answer.
+fn decimal_digits(head: &mut Vec<u8>, number: u64) {
+    let start = head.len();
+    let mut rest = number;
+    loop {
+        head.push(b'0' + u8::try_from(rest % 10).expect("a digit"));
+        rest /= 10;
+        if rest == 0 {
+            break;
+        }
+    }
+    head[start..].reverse();
 }
 
 /// Names are sent in the case they are known in: equal for the protocol, and
@@ -379,6 +397,15 @@ mod tests {
                 expected,
                 "{fields:?}"
             );
+        }
+    }
+
+    #[test]
+    fn numbers_are_written_as_decimal_digits() {
+        for number in [0, 7, 10, 1_024, 99_999, u64::MAX] {
+            let mut text = Vec::new();
+            decimal_digits(&mut text, number);
+            assert_eq!(text, number.to_string().as_bytes());
         }
     }
 

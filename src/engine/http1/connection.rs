@@ -228,12 +228,15 @@ impl Connection {
     }
 
     /// One request whose answer is ready, without a future for it.
-    fn exchange_now(&self, mut head: Head) -> Now {
+    fn exchange_now(&self, head: Head) -> Now {
         if !matches!(head.framing, Ok(Framing::None)) || self.shared.limits.http_1_0 {
             return Now::Ask(head);
         }
-        head.request.extensions_mut().insert(self.facts);
-        let Some(response) = self.shared.service.respond_again(&head.request) else {
+        let again = self
+            .shared
+            .service
+            .respond_again(&self.facts, &head.target, &head.request);
+        let Some(response) = again else {
             return Now::Ask(head);
         };
         let asked = Asked {
@@ -262,9 +265,11 @@ impl Connection {
     async fn exchange(&self, head: Head) -> After {
         let Head {
             mut request,
+            target,
             framing,
         } = head;
         request.extensions_mut().insert(self.facts);
+        request.extensions_mut().insert(RequestTarget(target));
         let (version, limits) = (request.version(), &self.shared.limits);
         let mut asked = Asked {
             method: request.method().clone(),

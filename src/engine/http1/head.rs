@@ -8,14 +8,16 @@ use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Version};
 use crate::engine::Limits;
 use crate::engine::framing::{self, Framing};
 use crate::error::Fault;
-use crate::message::RequestTarget;
 
 /// The most that `--max-fields` can ask for.
 pub const MOST_FIELDS: usize = 1000;
 
 /// A parsed head.
 pub struct Head {
+    /// Without extensions.
     pub request: http::Request<()>,
+    /// The request-target as received.
+    pub target: Bytes,
     /// Why it is refused although it could be parsed.
     pub framing: Result<Framing, Fault>,
 }
@@ -52,21 +54,13 @@ impl Search {
     fn find_end(&self, buffer: &[u8]) -> Option<usize> {
         // The end may have begun in what was searched.
         let from = self.searched.saturating_sub(2);
-        let mut lines = memchr_iter(&buffer[from..]).map(|at| from + at);
+        let mut lines = memchr::memchr_iter(b'\n', &buffer[from..]).map(|at| from + at);
         lines.find_map(|at| match buffer[at + 1..] {
             [b'\n', ..] => Some(at + 2),
             [b'\r', b'\n', ..] => Some(at + 3),
             _ => None,
         })
     }
-}
-
-fn memchr_iter(bytes: &[u8]) -> impl Iterator<Item = usize> {
-    bytes
-        .iter()
-        .enumerate()
-        .filter(|&(_, &byte)| byte == b'\n')
-        .map(|(at, _)| at)
 }
 
 /// RFC 9112 §2.2: empty lines before a request are ignored.
@@ -124,11 +118,13 @@ fn parse(bytes: &Bytes, limits: &Limits) -> Result<Head, Fault> {
     };
     *request.headers_mut() =
         headers(bytes, parsed.headers).ok_or_else(|| Fault::bad_request().closing())?;
-    request
-        .extensions_mut()
-        .insert(RequestTarget(bytes.slice_ref(target.as_bytes())));
+    let target = bytes.slice_ref(target.as_bytes());
     let framing = framing::request_framing(request.version(), request.headers());
-    Ok(Head { request, framing })
+    Ok(Head {
+        request,
+        target,
+        framing,
+    })
 }
 
 /// The values share the head's memory.
