@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use bytes::Bytes;
 use http::header::{
-    ALLOW, CONTENT_LENGTH, CONTENT_TYPE, EXPECT, HOST, HeaderMap, HeaderValue, LOCATION,
+    ALLOW, CONTENT_LENGTH, CONTENT_TYPE, EXPECT, HOST, HeaderMap, HeaderValue, LOCATION, RANGE,
     TRANSFER_ENCODING,
 };
 use http::request::Parts;
@@ -229,7 +229,7 @@ impl ScriptHost {
         Err(
             Fault::new(StatusCode::INTERNAL_SERVER_ERROR).because(Diagnosis {
                 reason: "redirect-loop",
-                subject: String::from_utf8_lossy(&step.target.raw).into_owned(),
+                subject: crate::log::escape(step.target.raw.strip_prefix(b"/").unwrap_or(b"")),
                 fault: format!("more than {MAX_LOCAL_REDIRECTS} local redirects"),
                 ..Diagnosis::default()
             }),
@@ -293,7 +293,12 @@ impl ScriptHost {
             .collect();
         let target = Target::parse(&format!("/{}", encoded.join("/")).into())
             .map_err(|_| refused("X-Sendfile names a file outside the `--cgi-sendfile` folder"))?;
-        let mut response = send.files.respond(&redirected_head(head), &target).await?;
+        let mut head = redirected_head(head);
+        if status != StatusCode::OK {
+            // What the script sends with an error is sent whole.
+            head.headers.remove(RANGE);
+        }
+        let mut response = send.files.respond(&head, &target).await?;
         if response.status() == StatusCode::OK {
             *response.status_mut() = status;
         }

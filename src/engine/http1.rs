@@ -49,12 +49,12 @@ struct Shared {
     open: AtomicUsize,
     /// A connection has closed.
     closed: Notify,
+    connections: Mutex<Vec<Weak<Connection>>>,
 }
 
-/// The connections of one worker.
+/// A thread that serves connections.
 struct Worker {
     shared: Arc<Shared>,
-    connections: Mutex<Vec<Weak<Connection>>>,
 }
 
 /// Starts the worker threads. They end with the process.
@@ -70,6 +70,7 @@ pub fn start(
         log,
         open: AtomicUsize::new(0),
         closed: Notify::new(),
+        connections: Mutex::default(),
     });
     let (stop, stopped) = watch::channel(false);
     let cores = thread::available_parallelism().map_or(1, usize::from);
@@ -80,7 +81,6 @@ pub fn start(
             .collect::<io::Result<Vec<_>>>()?;
         let worker = Worker {
             shared: Arc::clone(&shared),
-            connections: Mutex::default(),
         };
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
@@ -128,7 +128,7 @@ impl Worker {
         }
         loop {
             tokio::select! {
-                () = sleep(SWEEP) => self.sweep(),
+                () = sleep(SWEEP) => self.shared.sweep(),
                 _ = stopped.changed() => break,
             }
         }
@@ -137,9 +137,9 @@ impl Worker {
             task.abort();
         }
         loop {
-            self.close_idle();
+            self.shared.close_idle();
             sleep(SWEEP).await;
-            self.sweep();
+            self.shared.sweep();
         }
     }
 
@@ -150,22 +150,28 @@ impl Worker {
         stopped: watch::Receiver<bool>,
     ) {
         loop {
-            while self.shared.open.load(Ordering::SeqCst) >= self.shared.limits.connections
-                && !self.close_idlest()
-            {
-                sleep(ACCEPT_PAUSE).await;
-            }
             match listener.accept().await {
-                Ok((stream, _)) => self.begin(stream, stopped.clone()),
+                Ok((stream, _)) => {
+                    self.make_room().await;
+                    self.begin(stream, stopped.clone());
+                }
                 Err(error) if is_of_one_connection(&error) => {}
                 Err(error) => {
-                    self.shared
-                        .log
-                        .note(&format!("cannot accept: {error}; trying again"));
-                    self.close_idlest();
+                    let text = format!("cannot accept: {error}; trying again");
+                    self.shared.log.note(&text);
+                    self.shared.close_idlest();
                     sleep(ACCEPT_PAUSE).await;
                 }
             }
+        }
+    }
+
+    /// At the limit a new connection takes the place of the one that has been
+    /// idle longest, or waits until one has closed.
+    async fn make_room(&self) {
+        let most = self.shared.limits.connections;
+        while self.shared.open.load(Ordering::SeqCst) >= most && !self.shared.close_idlest() {
+            sleep(ACCEPT_PAUSE).await;
         }
     }
 
@@ -175,10 +181,12 @@ impl Worker {
             return;
         };
         let connection = Arc::new(connection);
-        self.lock().push(Arc::downgrade(&connection));
+        self.shared.lock().push(Arc::downgrade(&connection));
         tokio::spawn(connection.serve());
     }
+}
 
+impl Shared {
     fn lock(&self) -> std::sync::MutexGuard<'_, Vec<Weak<Connection>>> {
         self.connections
             .lock()
@@ -207,14 +215,13 @@ impl Worker {
     /// Closes the connection that has waited longest for its next request.
     fn close_idlest(&self) -> bool {
         let connections = self.lock();
-        let idle = connections
+        let idlest = connections
             .iter()
             .filter_map(Weak::upgrade)
-            .filter(|connection| connection.phase() == Phase::Idle);
-        let Some(idlest) = idle.min_by_key(|connection| connection.deadline()) else {
-            return false;
-        };
-        tcp::close(&idlest.as_fd());
+            .filter(|connection| connection.phase() == Phase::Idle)
+            .min_by_key(|connection| connection.idle_since());
+        let Some(idlest) = idlest else { return false };
+        idlest.give_up();
         true
     }
 }

@@ -275,7 +275,7 @@ impl Shared {
 
 fn no_place(script: &Script, fault: &str) -> Fault {
     Fault::unavailable(RETRY_AFTER).because(Diagnosis {
-        reason: "busy",
+        reason: "no-place",
         subject: script.subject.clone(),
         fault: format!("not run: {fault}"),
         hint: Some("raise `--cgi-jobs`, `--cgi-queue` or `--cgi-wait`".into()),
@@ -451,9 +451,16 @@ impl Run {
             let opening = self.opening(rest).await?;
             rest = match (opening, &reply.kind) {
                 (Opening::Body(bytes), _) => bytes,
-                (_, Kind::LocalRedirect(target)) => {
+                (opening, Kind::LocalRedirect(target)) => {
                     let target = target.clone();
-                    let place = self.streams().process.give_place();
+                    let streams = self.streams();
+                    // One that works on keeps its place (C137).
+                    let over = matches!(opening, Opening::End) && streams.has_ended().await;
+                    let place = if over {
+                        streams.process.give_place()
+                    } else {
+                        None
+                    };
                     self.discard();
                     return Ok(Outcome::LocalRedirect(target, place));
                 }
@@ -635,11 +642,17 @@ impl Streams {
         self.shared.log.script_note(&self.script.subject, text);
     }
 
-    /// Waits a moment for the exit status (C123) and logs an unusual one.
-    async fn settle(&mut self) -> Option<Ended> {
+    /// Waits a moment for the exit status (C123).
+    async fn has_ended(&mut self) -> bool {
         if self.ended.is_none() {
             self.ended = timeout(EXIT_WAIT, self.process.ended()).await.ok();
         }
+        self.ended.is_some()
+    }
+
+    /// Waits a moment for the exit status and logs an unusual one.
+    async fn settle(&mut self) -> Option<Ended> {
+        self.has_ended().await;
         match self.ended {
             Some(Ended::Exit(0)) | None => {}
             Some(Ended::Exit(status)) => self.note(&format!("exit status {status}")),

@@ -18,7 +18,7 @@ use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use http::header::EXPECT;
-use http::{StatusCode, Version};
+use http::{Method, StatusCode, Version};
 use rustix::net::SendFlags;
 use tokio::io::Interest;
 use tokio::net::TcpStream;
@@ -55,6 +55,8 @@ pub enum Phase {
     Head,
     /// A request is being answered.
     Busy,
+    /// Another connection has taken its place.
+    GivenUp,
 }
 
 /// One connection.
@@ -66,6 +68,8 @@ pub struct Connection {
     stopped: watch::Receiver<bool>,
     born: Instant,
     phase: AtomicU8,
+    /// When the phase began, in milliseconds since `born`.
+    entered: AtomicU64,
     /// In milliseconds since `born`; `u64::MAX`: none.
     deadline: AtomicU64,
     /// The deadline has passed.
@@ -129,6 +133,7 @@ impl Connection {
             stopped,
             born: Instant::now(),
             phase: AtomicU8::new(Phase::Idle as u8),
+            entered: AtomicU64::new(0),
             deadline: AtomicU64::new(u64::MAX),
             expired: AtomicBool::new(false),
             shared,
@@ -142,20 +147,26 @@ impl Connection {
         match self.phase.load(Ordering::Relaxed) {
             0 => Phase::Idle,
             1 => Phase::Head,
-            _ => Phase::Busy,
+            2 => Phase::Busy,
+            _ => Phase::GivenUp,
         }
     }
 
-    /// When the wait is over.
-    pub fn deadline(&self) -> Instant {
-        let after = Duration::from_millis(self.deadline.load(Ordering::Relaxed));
-        self.born.checked_add(after).unwrap_or(self.born)
+    /// When the wait for the next request began.
+    pub fn idle_since(&self) -> Instant {
+        self.born + Duration::from_millis(self.entered.load(Ordering::Relaxed))
+    }
+
+    /// Ends an idle connection.
+    pub fn give_up(&self) {
+        self.phase.store(Phase::GivenUp as u8, Ordering::Relaxed);
+        tcp::close(self);
     }
 
     fn enter(&self, phase: Phase, wait: Option<Duration>) {
-        let deadline = wait.map_or(u64::MAX, |wait| {
-            u64::try_from((self.born.elapsed() + wait).as_millis()).unwrap_or(u64::MAX)
-        });
+        let now = self.born.elapsed();
+        let deadline = wait.map_or(u64::MAX, |wait| milliseconds(now.saturating_add(wait)));
+        self.entered.store(milliseconds(now), Ordering::Relaxed);
         self.deadline.store(deadline, Ordering::Relaxed);
         self.phase.store(phase as u8, Ordering::Relaxed);
     }
@@ -163,7 +174,7 @@ impl Connection {
     /// Ends the wait if its time is over; the worker calls this.
     pub fn expire(&self) {
         let deadline = self.deadline.load(Ordering::Relaxed);
-        let now = u64::try_from(self.born.elapsed().as_millis()).unwrap_or(u64::MAX);
+        let now = milliseconds(self.born.elapsed());
         if deadline != u64::MAX && now >= deadline && self.phase() != Phase::Busy {
             self.expired.store(true, Ordering::Relaxed);
             let _ = rustix::net::shutdown(self, rustix::net::Shutdown::Read);
@@ -341,6 +352,8 @@ impl Connection {
     /// Answers what is no request.
     async fn refuse(&self, fault: Fault) {
         let mut request = http::Request::new(());
+        // For the log; it can't be said what it was.
+        *request.method_mut() = Method::from_bytes(b"-").unwrap_or_default();
         request.extensions_mut().insert(self.facts);
         request
             .extensions_mut()
@@ -360,6 +373,10 @@ impl Connection {
         tcp::finish(self);
         self.inbound.discard(LINGER).await;
     }
+}
+
+fn milliseconds(time: Duration) -> u64 {
+    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
 }
 
 impl Drop for Connection {
