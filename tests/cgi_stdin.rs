@@ -1,6 +1,7 @@
 //! The request body on its way to the script (RFC 3875 §4.2): C62 to C75.
 
 use std::io::Write;
+use std::time::Duration;
 
 use crate::support::{Client, Report, Rows, Server, curl, eventually, needs, tiny_http_cannot};
 
@@ -652,4 +653,22 @@ fn no_request_body_leaves_anything_behind_c62_to_c75() {
         assert_eq!(client.response().status, 200);
     }
     server.settles_to(before);
+}
+
+#[test]
+fn a_slow_upload_does_not_count_as_a_silent_script_c131() {
+    let server = Server::new()
+        .fixture("echo")
+        .args(["--cgi-timeout", "1"])
+        .start();
+    let mut client = server.connect();
+    client
+        .send(server.wire(b"POST /cgi-bin/echo HTTP/1.1\nHost: {host}\nContent-Length: 2000\n\n"));
+    // Three times as long as the script may be silent, never silent for so long.
+    for _ in 0..10 {
+        client.send([b'x'; 200]);
+        std::thread::sleep(Duration::from_millis(300));
+    }
+    let response = client.response();
+    assert_eq!((response.status, response.body.len()), (200, 2000));
 }

@@ -384,3 +384,46 @@ fn curl_speaks_to_it() {
     assert!(output.status.success(), "{output:?}");
     assert_eq!(text, "hello\nline 1\nline 2\nline 3\nhello\n");
 }
+
+#[test]
+fn at_the_limit_the_longest_idle_connection_makes_room() {
+    if tiny_http_cannot("bound its connections") {
+        return;
+    }
+    let server = Server::new()
+        .tree("site")
+        .args(["--max-connections", "3"])
+        .start();
+    let ask = |client: &mut Client| {
+        client.send(server.wire(b"GET /hello.txt HTTP/1.1\nHost: {host}"));
+        assert_eq!(client.response().text(), "hello\n");
+    };
+    let mut clients: Vec<Client> = Vec::new();
+    for _ in 0..5 {
+        let mut client = server.connect();
+        ask(&mut client);
+        clients.push(client);
+    }
+    let (old, young) = clients.split_at_mut(2);
+    for client in old {
+        assert!(client.is_closed(), "the first to be idle goes first");
+    }
+    for client in young {
+        ask(client);
+    }
+}
+
+#[test]
+fn an_absurd_content_length_costs_nothing() {
+    let server = server();
+    for length in [100_000_000_000, 90_000_000_000_000, u64::MAX >> 1, u64::MAX] {
+        for path in ["/hello.txt", "/cgi-bin/echo"] {
+            let mut client = server.connect();
+            let head =
+                format!("POST {path} HTTP/1.1\nHost: {{host}}\nContent-Length: {length}\n\nabc");
+            client.send(server.wire(head.as_bytes()));
+            assert!(server.get("/hello.txt").status == 200, "{length}");
+        }
+    }
+    assert_eq!(server.get("/hello.txt").text(), "hello\n");
+}

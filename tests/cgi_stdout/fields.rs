@@ -216,6 +216,28 @@ fn a_file_to_send_is_sent_from_the_folder_for_it_c106() {
 }
 
 #[test]
+fn a_file_to_send_keeps_the_status_and_every_cookie_of_its_script_c106() {
+    let private = tempfile::tempdir().unwrap();
+    std::fs::write(private.path().join("page"), "not here\n").unwrap();
+    let head = "Status: 404 Not Found\nX-Sendfile: page\nContent-Type: text/plain";
+    let server = Server::new()
+        .arg("--cgi-sendfile")
+        .arg(private.path())
+        .prints(
+            "cgi-bin/x",
+            format!("{head}\nSet-Cookie: a=1\nSet-Cookie: b=2\n\n"),
+        )
+        .start();
+    for method in ["GET", "POST"] {
+        let response = server.request(method, "/cgi-bin/x", &[("Range", "bytes=0-1")], b"");
+        assert_eq!((response.status, &*response.text()), (404, "not here\n"));
+        let names = response.headers.iter().map(|(name, _)| name);
+        let cookies = names.filter(|name| name.eq_ignore_ascii_case("set-cookie"));
+        assert_eq!(cookies.count(), 2, "{response}");
+    }
+}
+
+#[test]
 fn a_file_to_send_never_leads_out_of_the_folder_c106() {
     let private = tempfile::tempdir().unwrap();
     let folder = std::fs::canonicalize(private.path()).unwrap();

@@ -283,3 +283,21 @@ fn a_redirect_with_a_document_is_sent_whole_c100() {
     assert_eq!(field("Content-Type"), "text/html");
     assert_eq!(response.text(), "<p>see there\n");
 }
+
+#[test]
+fn a_redirect_does_not_wait_for_a_script_that_works_on_c86_c99() {
+    // Held open until the client has its answer: a wait would never end.
+    let work = "#!/bin/sh\necho 'Location: TARGET'\necho\nread line < gate\n";
+    for (location, status) in [("http://other.example/", 302), ("/hello.txt", 200)] {
+        let server = Server::new()
+            .file("hello.txt", "hello\n")
+            .script("cgi-bin/works", work.replace("TARGET", location))
+            .fifo("cgi-bin/gate")
+            .start();
+        let mut client = server.connect();
+        client.send(server.wire(b"GET /cgi-bin/works HTTP/1.1\nHost: {host}"));
+        let head = client.head().expect("it comes before the script ends");
+        assert_eq!(head.status, status, "{location}");
+        fs::write(server.root().join("cgi-bin/gate"), "\n").expect("the script reads it");
+    }
+}
