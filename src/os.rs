@@ -109,6 +109,20 @@ pub fn is_ignored(signal: libc::c_int) -> bool {
     }
 }
 
+/// Undoes what a parent may have chosen and this program can't live with. To be
+/// called before the first thread.
+pub fn set_signals() {
+    // SAFETY: neither disposition is a handler.
+    unsafe {
+        // Ignored, it has the kernel reap scripts before anybody learns how
+        // they ended (C122, C124).
+        libc::signal(libc::SIGCHLD, libc::SIG_DFL);
+        // At its default, a content or a log that outgrows `ulimit -f` would
+        // end the server; ignored, the write fails with an error.
+        libc::signal(libc::SIGXFSZ, libc::SIG_IGN);
+    }
+}
+
 /// Raises the soft limit of open files to the hard one. Returns what it was, if
 /// it was lower, for the scripts (C130).
 pub fn raise_open_files() -> Option<libc::rlimit> {

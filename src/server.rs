@@ -28,6 +28,7 @@ use crate::service::{ScriptHost, SendRoot, Service};
 /// Runs the server until a signal stops it.
 pub fn run(config: Config) -> Result<ExitCode, StartError> {
     close_inherited();
+    os::set_signals();
     let open_files = os::raise_open_files();
     let bound = listener::bind(&config.addresses, config.port)?;
     refuse_tiny_for_others(&config, &bound)?;

@@ -184,6 +184,22 @@ fn death_in_mid_body_shows_to_every_client_c122_c123() {
 }
 
 #[test]
+fn death_shows_also_where_the_parent_ignored_sigchld_c122_c124() {
+    let server = Server::new()
+        .fixture("crashmid")
+        .fixture("crashpre")
+        .under(["env", "--ignore-signal=CHLD"])
+        .start();
+    let response = server.get("/cgi-bin/crashmid");
+    assert_eq!(response.text(), "one line\n");
+    assert!(!response.complete, "it looks whole");
+    assert_eq!(server.get("/cgi-bin/crashpre").status, 500);
+    for script in ["crashmid", "crashpre"] {
+        server.wait_for_log(&format!("cgi 'cgi-bin/{script}': ended by signal 9"));
+    }
+}
+
+#[test]
 fn death_after_the_announced_length_is_no_truncation_c122() {
     let server = Server::new()
         .script(

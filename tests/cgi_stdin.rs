@@ -151,6 +151,24 @@ fn a_chunked_body_may_come_byte_by_byte_c65() {
 }
 
 #[test]
+fn a_chunked_body_that_finds_no_room_is_507_and_the_server_goes_on_c65() {
+    let server = Server::new()
+        .fixture("echo")
+        // In blocks of 512 bytes.
+        .under(["sh", "-c", "ulimit -f 200; exec \"$@\"", "sh"])
+        .start();
+    let whole = content(200_000);
+    let request = [
+        post(&server, "echo", "\nTransfer-Encoding: chunked"),
+        chunked(&[&whole]),
+    ];
+    let mut client = server.connect();
+    client.send_beside(request.concat());
+    assert_eq!(client.response().status, 507);
+    assert_eq!(server.get("/cgi-bin/echo").status, 200);
+}
+
+#[test]
 fn a_script_starts_before_its_body_is_complete_c66() {
     let server = Server::new()
         .script(
