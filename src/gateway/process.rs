@@ -104,7 +104,7 @@ impl Processes {
         drop(starting);
         let pidfd = os::watch(spawned.pidfd, Interest::READABLE).map_err(|error| {
             // Out of memory or watches; the process must not run on unseen.
-            let _ = rustix::process::kill_process_group(spawned.pid, Signal::KILL);
+            signal_script(spawned.pid, Signal::KILL);
             let _ =
                 rustix::process::waitpid(Some(spawned.pid), rustix::process::WaitOptions::empty());
             self.live.remove(spawned.pid);
@@ -143,7 +143,7 @@ impl Live {
     fn signal_all(&self, signal: Signal) {
         // Under the lock: what is in the set isn't reaped yet.
         for &pid in self.lock().iter() {
-            let _ = rustix::process::kill_process_group(pid, signal);
+            signal_script(pid, signal);
         }
     }
 
@@ -268,7 +268,7 @@ impl Inner {
     }
 
     fn signal_group(&self, signal: Signal) {
-        let _ = rustix::process::kill_process_group(self.pid, signal);
+        signal_script(self.pid, signal);
     }
 
     fn reap(self) {
@@ -280,6 +280,15 @@ impl Inner {
         groups.remove(&self.pid);
         drop(groups);
         self.processes.live.reaped.notify_waiters();
+    }
+}
+
+/// Signals the group a script was started in, and the script itself if it has
+/// gone over to another group: it must neither run on nor keep its place.
+fn signal_script(pid: Pid, signal: Signal) {
+    let _ = rustix::process::kill_process_group(pid, signal);
+    if rustix::process::getpgid(Some(pid)).is_ok_and(|group| group != pid) {
+        let _ = rustix::process::kill_process(pid, signal);
     }
 }
 

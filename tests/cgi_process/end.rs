@@ -86,6 +86,23 @@ fn a_member_that_ignores_term_is_killed_after_its_leader_c127() {
 }
 
 #[test]
+fn a_script_that_left_its_group_ends_too_c127() {
+    let server = Server::new()
+        .script(
+            "cgi-bin/leaves",
+            "#!/usr/bin/perl\nsetpgrp(0, getpgrp(getppid)) or die;\n$| = 1;\nprint \"Content-Type: text/plain\\n\\n\";\nsleep 600;\n",
+        )
+        .start();
+    let before = server.fds_at_rest();
+    let mut client = ask(&server, "/cgi-bin/leaves");
+    client.head().expect("it answers");
+    let scripts = running(&server, 1);
+    client.reset();
+    assert!(gone(&scripts), "it runs on in another group");
+    server.settles_to(before);
+}
+
+#[test]
 fn a_signal_to_the_server_ends_all_scripts_c127() {
     for (signal, script, family) in [
         (Signal::TERM, "ignterm", 1),
