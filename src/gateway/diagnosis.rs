@@ -104,10 +104,7 @@ pub fn out_of_resources(script: &Script, error: &io::Error) -> Fault {
     Fault::unavailable(1).because(Diagnosis {
         reason: "resources",
         subject: script.subject.clone(),
-        fault: format!(
-            "no process, descriptor or memory left to run it ({})",
-            error.kind()
-        ),
+        fault: format!("no process, descriptor or memory left to run it ({error})"),
         hint: Some("raise `ulimit -u` and `ulimit -n`, or lower `--cgi-jobs`".into()),
         file: Some(script.file.clone()),
         ..Diagnosis::default()
@@ -149,6 +146,11 @@ fn denied(script: &Script, head: &FirstLine) -> Start {
             "the file is not executable",
         )
         .hint("chmod +x {file}"),
+        Some(interpreter) if Path::new(&interpreter).is_dir() => Start::error(
+            "interpreter-folder",
+            format!("the interpreter `{interpreter}` named in line 1 is a folder"),
+        )
+        .hint("name the program in it"),
         Some(interpreter)
             if rustix::fs::access(&interpreter, rustix::fs::Access::EXEC_OK).is_err() =>
         {
@@ -167,8 +169,20 @@ fn denied(script: &Script, head: &FirstLine) -> Start {
 }
 
 fn not_a_program(head: &FirstLine) -> Start {
-    if head.bytes.is_empty() {
+    if head.start.is_empty() {
         return Start::error("empty", "the file is empty");
+    }
+    if head.start.trim_ascii_start().starts_with(b"#!") && !head.bytes.starts_with(b"#!") {
+        return Start::error(
+            "late-shebang",
+            "there is white space before the `#!`, which must be the first of the file",
+        )
+        .hint("sed -z -i 's/^[[:space:]]*//' {file}");
+    }
+    if let Some(coding) = head.utf16() {
+        return Start::error("utf16", format!("the file is written in {coding}")).hint(format!(
+            "iconv -f {coding} -t UTF-8 {{file}}, and leave the byte order mark out"
+        ));
     }
     if head.bytes.starts_with(b"\xef\xbb\xbf") {
         return Start::error(
@@ -191,11 +205,14 @@ fn not_a_program(head: &FirstLine) -> Start {
         )
         .hint("write `#!/usr/bin/env INTERPRETER` there");
     }
-    Start::error(
+    let missing = Start::error(
         "no-shebang",
         "there is no `#!` line, so nothing says what runs it",
-    )
-    .hint("sed -i '1i #!/bin/sh' {file}  (or the interpreter it was written for)")
+    );
+    if head.start.trim_ascii_start().starts_with(b"<?") {
+        return missing.hint("sed -i '1i #!/usr/bin/env php-cgi' {file}");
+    }
+    missing.hint("sed -i '1i #!/bin/sh' {file}  (or the interpreter it was written for)")
 }
 
 fn internal(script: &Script, reason: &'static str, fault: String) -> Fault {
@@ -252,18 +269,22 @@ impl Start {
 
 /// The first line of the file, as far as the kernel looks.
 struct FirstLine {
+    /// As far, whatever the lines are.
+    start: Vec<u8>,
+    /// Without its end.
     bytes: Vec<u8>,
     crlf: bool,
 }
 
 impl FirstLine {
     fn read(file: &Path) -> Self {
-        let mut bytes = Vec::new();
+        let mut start = Vec::new();
         // What can't be read shows as an empty line; the diagnosis then rests
         // on the error number.
         if let Ok(file) = std::fs::File::open(file) {
-            let _ = file.take(SHEBANG_BYTES).read_to_end(&mut bytes);
+            let _ = file.take(SHEBANG_BYTES).read_to_end(&mut start);
         }
+        let mut bytes = start.clone();
         if let Some(end) = bytes.iter().position(|&b| b == b'\n') {
             bytes.truncate(end);
         }
@@ -271,7 +292,16 @@ impl FirstLine {
         if crlf {
             bytes.pop();
         }
-        Self { bytes, crlf }
+        Self { start, bytes, crlf }
+    }
+
+    /// As some editors on Windows save text.
+    fn utf16(&self) -> Option<&'static str> {
+        match &self.start[..] {
+            [0xff, 0xfe, ..] | [b'#', 0, b'!', 0, ..] => Some("UTF-16LE"),
+            [0xfe, 0xff, ..] | [0, b'#', 0, b'!', ..] => Some("UTF-16BE"),
+            _ => None,
+        }
     }
 
     fn interpreter(&self) -> Option<String> {

@@ -42,6 +42,10 @@ fn each_fault_has_its_status_and_its_words_c140_c141() {
         .fixture("bom")
         .fixture("noshebang")
         .script("cgi-bin/nothing", "")
+        .script("cgi-bin/late", "\n \t#!/bin/sh\necho ran\n")
+        .script("cgi-bin/php", "<?php echo 'ran';\n")
+        .script("cgi-bin/wide", b"\xff\xfe#\0!\0/\0")
+        .script("cgi-bin/folder", "#!/usr/bin\n")
         .script("cgi-bin/foreign", foreign)
         .file("plain", "#!/bin/sh\n")
         .script("cgi-bin/bang", "#!\necho\n")
@@ -74,6 +78,16 @@ fn each_fault_has_its_status_and_its_words_c140_c141() {
             ("C140", "bom", 500, "byte order mark", "sed -i"),
             ("C141", "noshebang", 500, "no `#!` line", "#!/bin/sh"),
             ("C141", "nothing", 500, "the file is empty", ""),
+            ("C141", "late", 500, "before the `#!`", "sed -z -i"),
+            ("C141", "php", 500, "no `#!` line", "env php-cgi"),
+            ("C141", "wide", 500, "in UTF-16LE", "iconv -f UTF-16LE"),
+            (
+                "C140",
+                "folder",
+                500,
+                "`/usr/bin` named in line 1 is a folder",
+                "name the program",
+            ),
             ("C140", "foreign", 500, "another processor", "build it"),
             (
                 "C140",
