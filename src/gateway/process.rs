@@ -120,6 +120,7 @@ impl Processes {
     /// reaped.
     pub async fn end_all(&self) {
         self.live.signal_all(Signal::TERM);
+        self.live.signal_all(Signal::CONT);
         if !self.live.all_reaped(Instant::now() + TERM_GRACE).await {
             self.live.signal_all(Signal::KILL);
             // The kernel needs a moment; after it there is nothing left to do.
@@ -232,6 +233,8 @@ impl Drop for Process {
             return;
         };
         inner.signal_group(Signal::TERM);
+        // One that is stopped would not see it.
+        inner.signal_group(Signal::CONT);
         let runtime = inner.processes.runtime.clone();
         runtime.spawn(inner.end_group());
     }

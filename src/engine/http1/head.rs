@@ -1,5 +1,6 @@
 //! A request's head (RFC 9112 §§ 2, 3, 5): found in the buffer, parsed, judged.
 
+use std::borrow::Cow;
 use std::mem::MaybeUninit;
 
 use bytes::{Buf, Bytes, BytesMut};
@@ -96,9 +97,10 @@ fn parse(bytes: &Bytes, limits: &Limits) -> Result<Head, Fault> {
         reason = "32 KB that are never written unless they are needed"
     )]
     let mut fields = [MaybeUninit::uninit(); MOST_FIELDS];
+    let scanned = scannable(bytes);
     let mut parsed = httparse::Request::new(&mut []);
     let complete =
-        parsed.parse_with_uninit_headers(bytes, &mut fields[..limits.fields.min(MOST_FIELDS)]);
+        parsed.parse_with_uninit_headers(&scanned, &mut fields[..limits.fields.min(MOST_FIELDS)]);
     match complete {
         Ok(httparse::Status::Complete(_)) => {}
         Ok(httparse::Status::Partial) => return Err(Fault::bad_request().closing()),
@@ -117,8 +119,8 @@ fn parse(bytes: &Bytes, limits: &Limits) -> Result<Head, Fault> {
         Version::HTTP_11
     };
     *request.headers_mut() =
-        headers(bytes, parsed.headers).ok_or_else(|| Fault::bad_request().closing())?;
-    let target = bytes.slice_ref(target.as_bytes());
+        headers(bytes, &scanned, parsed.headers).ok_or_else(|| Fault::bad_request().closing())?;
+    let target = original(bytes, &scanned, target.as_bytes());
     let framing = framing::request_framing(request.version(), request.headers());
     Ok(Head {
         request,
@@ -127,12 +129,35 @@ fn parse(bytes: &Bytes, limits: &Limits) -> Result<Head, Fault> {
     })
 }
 
+/// The head for the parser, which takes no request line that isn't UTF-8. What
+/// a target means is not its business (C9, C47): other bytes look like letters
+/// to it.
+fn scannable(bytes: &[u8]) -> Cow<'_, [u8]> {
+    let line = memchr::memchr(b'\n', bytes).unwrap_or(bytes.len());
+    if std::str::from_utf8(&bytes[..line]).is_ok() {
+        return Cow::Borrowed(bytes);
+    }
+    let mut scanned = bytes.to_vec();
+    for byte in &mut scanned[..line] {
+        if !byte.is_ascii() {
+            *byte = b'x';
+        }
+    }
+    Cow::Owned(scanned)
+}
+
+/// The bytes that stand where `part` stands in what the parser saw.
+fn original(bytes: &Bytes, scanned: &[u8], part: &[u8]) -> Bytes {
+    let at = part.as_ptr() as usize - scanned.as_ptr() as usize;
+    bytes.slice(at..at + part.len())
+}
+
 /// The values share the head's memory.
-fn headers(bytes: &Bytes, fields: &[httparse::Header<'_>]) -> Option<HeaderMap> {
+fn headers(bytes: &Bytes, scanned: &[u8], fields: &[httparse::Header<'_>]) -> Option<HeaderMap> {
     let mut headers = HeaderMap::with_capacity(fields.len());
     for field in fields {
         let name = HeaderName::from_bytes(field.name.as_bytes()).ok()?;
-        let value = HeaderValue::from_maybe_shared(bytes.slice_ref(field.value)).ok()?;
+        let value = HeaderValue::from_maybe_shared(original(bytes, scanned, field.value)).ok()?;
         headers.try_append(name, value).ok()?;
     }
     Some(headers)
@@ -149,7 +174,7 @@ fn refusal(bytes: &[u8], error: httparse::Error) -> Fault {
     Fault::new(status).closing()
 }
 
-/// `HTTP/` digit `.` digit, but not 1.x.
+/// `HTTP/` digit `.` digit, but neither 1.0 nor 1.1.
 fn is_other_version(bytes: &[u8]) -> bool {
     let line = bytes.split(|&b| b == b'\n').next().unwrap_or_default();
     let version = line
@@ -158,7 +183,8 @@ fn is_other_version(bytes: &[u8]) -> bool {
         .next()
         .unwrap_or_default();
     matches!(version, [b'H', b'T', b'T', b'P', b'/', major, b'.', minor]
-        if major.is_ascii_digit() && minor.is_ascii_digit() && *major != b'1')
+        if major.is_ascii_digit() && minor.is_ascii_digit()
+            && !matches!((major, minor), (b'1', b'0' | b'1')))
 }
 
 #[cfg(test)]
@@ -205,6 +231,7 @@ mod tests {
             ("GET / HTTP/1.1\r\nHost: a\r\nX: a\0b\r\n\r\n", 400),
             ("GET / HTTP/1.1\r\nHost: a\r\nnocolon\r\n\r\n", 400),
             ("GET / HTTP/2.0\r\nHost: a\r\n\r\n", 505),
+            ("GET / HTTP/1.2\r\nHost: a\r\n\r\n", 505),
             ("GET / HTTP/0.9\r\n\r\n", 505),
             ("GET / HTTQ/1.1\r\n\r\n", 400),
             ("GET / HTTP/1.1\r\nHost: a\r\nExpect: x\r\n\r\n", 417),
@@ -217,6 +244,18 @@ mod tests {
                 );
             }
         }
+    }
+
+    #[test]
+    fn a_target_may_hold_any_bytes_c9_c47() {
+        let mut buffer =
+            BytesMut::from(&b"GET /caf\xe9?\xff HTTP/1.1\r\nHost: a\r\nX: \xe9\r\n\r\n"[..]);
+        let head = Search::default().take(&mut buffer, &Limits::default());
+        let Ok(Some(head)) = head else {
+            panic!("it is a head")
+        };
+        assert_eq!(head.target, &b"/caf\xe9?\xff"[..]);
+        assert_eq!(head.request.headers()["x"].as_bytes(), b"\xe9");
     }
 
     #[test]
