@@ -206,7 +206,8 @@ impl Shared {
 
     fn close_idle(&self) {
         for connection in self.lock().iter().filter_map(Weak::upgrade) {
-            if connection.phase() == Phase::Idle {
+            // Half a head is no running request either.
+            if matches!(connection.phase(), Phase::Idle | Phase::Head) {
                 tcp::close(&connection.as_fd());
             }
         }

@@ -126,7 +126,9 @@ impl Cache {
         headers: &HeaderMap,
     ) {
         let stamp = Stamp::of(metadata);
-        if !stamp.is_settled(SystemTime::now()) {
+        // What can be run may become a script by a link made later (C50).
+        let may_run = metadata.mode() & 0o111 != 0;
+        if may_run || !stamp.is_settled(SystemTime::now()) {
             return;
         }
         // Else it is being changed, or can't be read; it is sent as it is.

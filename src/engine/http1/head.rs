@@ -36,6 +36,10 @@ impl Search {
         if skip_empty_lines(buffer) {
             self.searched = 0;
         }
+        if buffer.first().is_some_and(|&first| !is_token(first)) {
+            // TLS, for one, would wait for an answer to what is no head.
+            return Err(Fault::bad_request().closing());
+        }
         let Some(end) = self.find_end(buffer) else {
             self.searched = buffer.len();
             return if buffer.len() > limits.head_bytes {
@@ -75,6 +79,11 @@ fn skip_empty_lines(buffer: &mut BytesMut) -> bool {
         };
         buffer.advance(skip);
     }
+}
+
+/// Whether a method may start so (RFC 9110 §5.6.2). An empty line may too.
+fn is_token(byte: u8) -> bool {
+    byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~\r\n".contains(&byte)
 }
 
 /// 414 if it is the request line, 431 if it is the fields.
@@ -234,6 +243,8 @@ mod tests {
             ("GET / HTTP/1.2\r\nHost: a\r\n\r\n", 505),
             ("GET / HTTP/0.9\r\n\r\n", 505),
             ("GET / HTTQ/1.1\r\n\r\n", 400),
+            ("\u{16}\u{3}\u{1}", 400),
+            ("\rGET", 0),
             ("GET / HTTP/1.1\r\nHost: a\r\nExpect: x\r\n\r\n", 417),
         ] {
             for step in [1, 2, 7, 1000] {
