@@ -366,6 +366,39 @@ fn the_next_request_sees_an_edit() {
 }
 
 #[test]
+fn a_served_folder_that_is_made_anew_is_served_as_it_is_now() {
+    let server = Server::new()
+        .file("file.txt", "first\n")
+        .file("old", "")
+        .start();
+    let root = server.root();
+    assert_eq!(server.get("/file.txt").text(), "first\n");
+    // As a build does it.
+    fs::remove_dir_all(&root).expect("it is the test's own");
+    assert_eq!(server.get("/file.txt").status, 404);
+    assert_eq!(server.get("/").status, 404);
+    fs::create_dir(&root).expect("nothing is there");
+    fs::write(root.join("file.txt"), "second\n").expect("it is ours");
+    assert_eq!(server.get("/file.txt").text(), "second\n");
+    assert_eq!(server.get("/old").status, 404);
+    // Another one is moved into its place.
+    let away = tempfile::tempdir().expect("a folder can be made");
+    fs::rename(&root, away.path().join("root")).expect("it is ours");
+    assert_eq!(server.get("/file.txt").text(), "second\n");
+    fs::create_dir(&root).expect("nothing is there");
+    fs::write(root.join("new"), "third\n").expect("it is ours");
+    let listing = server.get("/?format=json").text();
+    assert!(listing.contains("new") && !listing.contains("file.txt"));
+    assert_eq!(server.get("/file.txt").status, 404);
+    assert_eq!(server.get("/new").text(), "third\n");
+    // A link is another matter: it could lead anywhere.
+    fs::remove_dir_all(&root).expect("it is ours");
+    std::os::unix::fs::symlink(away.path().join("root"), &root).expect("nothing is there");
+    assert_eq!(server.get("/file.txt").status, 404);
+    fs::remove_file(&root).expect("it is ours");
+}
+
+#[test]
 fn a_file_that_shrinks_while_it_is_sent_ends_the_connection() {
     const LENGTH: usize = 64 << 20;
     let server = Server::new().file("large", vec![b'x'; LENGTH]).start();

@@ -17,6 +17,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Component, Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, PoisonError, RwLock};
 
 use rustix::fs::{self as rfs, AtFlags, CWD, Mode, OFlags, ResolveFlags};
 use rustix::io::Errno;
@@ -26,7 +27,7 @@ use super::Options;
 /// The folder that is served.
 pub(super) struct Root {
     /// Held open, so that the walk starts at this very directory.
-    directory: OwnedFd,
+    directory: RwLock<Arc<OwnedFd>>,
     /// Canonical.
     path: PathBuf,
     options: Options,
@@ -99,7 +100,7 @@ impl Root {
         let path = fs::canonicalize(path)?;
         let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
         Ok(Self {
-            directory: rfs::open(&path, flags, Mode::empty())?,
+            directory: RwLock::new(Arc::new(rfs::open(&path, flags, Mode::empty())?)),
             path,
             options,
             openat2: AtomicBool::new(true),
@@ -128,14 +129,54 @@ impl Root {
         if !path.iter().all(|name| self.shows(name)) {
             return Err(Refusal::Missing);
         }
-        self.open_node(path)
+        // The root itself is no more than looked up: now is the time to see
+        // whether it is still the one.
+        if path.as_os_str().is_empty() {
+            self.renew();
+        }
+        match self.open_node(path) {
+            Err(Refusal::Missing) if self.renew() => self.open_node(path),
+            found => found,
+        }
+    }
+
+    /// Takes the folder that is there now under the root's name, if it is
+    /// another: builds delete their output folder and make it anew. Whether it
+    /// was another.
+    fn renew(&self) -> bool {
+        // The path is canonical: a link on it has come later and isn't meant.
+        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let Ok(there) = self.open(&self.path, flags) else {
+            return false;
+        };
+        let identity = |directory: &OwnedFd| {
+            let stat = rfs::fstat(directory).ok()?;
+            Some((stat.st_dev, stat.st_ino))
+        };
+        if identity(&there) == identity(&self.directory()) {
+            return false;
+        }
+        let mut directory = self
+            .directory
+            .write()
+            .unwrap_or_else(PoisonError::into_inner);
+        *directory = Arc::new(there);
+        true
+    }
+
+    fn directory(&self) -> Arc<OwnedFd> {
+        let directory = self
+            .directory
+            .read()
+            .unwrap_or_else(PoisonError::into_inner);
+        Arc::clone(&directory)
     }
 
     /// What a path, relative to the root, names now. Nothing if a symbolic link
     /// lies on it.
     pub(super) fn stat(&self, path: &Path) -> Option<rfs::Stat> {
         if path.components().nth(1).is_none() {
-            return rfs::statat(&self.directory, path, AtFlags::SYMLINK_NOFOLLOW).ok();
+            return rfs::statat(self.directory(), path, AtFlags::SYMLINK_NOFOLLOW).ok();
         }
         // A folder on the way may have become a link that leads out.
         let handle = self.open(path, OFlags::PATH | OFlags::CLOEXEC).ok()?;
@@ -218,17 +259,18 @@ impl Root {
     /// Opens a path relative to the root, or an absolute one, on which no
     /// symbolic link lies; `ELOOP` if one does.
     fn open(&self, path: &Path, flags: OFlags) -> rustix::io::Result<OwnedFd> {
+        let directory = self.directory();
         if self.openat2.load(Ordering::Relaxed) {
             let mut resolve = ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS;
             resolve.set(ResolveFlags::BENEATH, path.is_relative());
             let name = or_dot(path);
-            match rfs::openat2(&self.directory, name, flags, Mode::empty(), resolve) {
+            match rfs::openat2(&directory, name, flags, Mode::empty(), resolve) {
                 // ENOSYS: Linux before 5.6. EPERM: a sandbox that knows no openat2.
                 Err(Errno::NOSYS | Errno::PERM) => self.openat2.store(false, Ordering::Relaxed),
                 result => return result,
             }
         }
-        walk(self.directory.as_fd(), path, flags)
+        walk(directory.as_fd(), path, flags)
     }
 
     /// Nothing below a folder of scripts is served as a file (C50), however the
@@ -289,7 +331,7 @@ impl Root {
 
     /// Device and inode; links are followed.
     fn identity(&self, path: &Path) -> Option<(u64, u64)> {
-        let stat = rfs::statat(&self.directory, or_dot(path), AtFlags::empty()).ok()?;
+        let stat = rfs::statat(self.directory(), or_dot(path), AtFlags::empty()).ok()?;
         Some((stat.st_dev, stat.st_ino))
     }
 }
