@@ -132,6 +132,7 @@ impl Files {
             && head.method == Method::GET
             && is_plain(&head.headers)
             && !target.raw.contains(&b'?')
+            && !may_be_outdone(&path, &target.path)
         {
             let fields = response.headers();
             self.cache
@@ -293,6 +294,12 @@ fn decide_file(path: &Path, file: RegularFile, head: &Parts) -> Result<Outcome, 
         validators,
         selection,
     })
+}
+
+/// Whether `file` stands for the folder at `url` only as long as the first of
+/// [`INDEX_NAMES`] isn't there.
+fn may_be_outdone(file: &Path, url: &UrlPath) -> bool {
+    url.relative().as_deref() != Some(file) && !file.ends_with(INDEX_NAMES[0])
 }
 
 /// Whether a request asks for a whole file, whatever the client has of it.

@@ -899,3 +899,17 @@ async fn an_answer_is_given_again_only_while_the_file_is_the_same() {
     symlink(outside.path().join("d"), site.path("d")).unwrap();
     assert!(!again("/d/b"));
 }
+
+#[tokio::test]
+async fn an_index_that_may_be_outdone_is_not_kept() {
+    let site = Site::new(&[("d/index.htm", "second choice")]);
+    let files = Files::new(&site.path(""), Options::default()).unwrap();
+    // Under its own name it is, so it was left alone for long enough.
+    ask_until_kept(&files, "/d/index.htm").await;
+    let (head, ()) = http::Request::new(()).into_parts();
+    let target = Target::parse(&Bytes::from_static(b"/d/")).unwrap();
+    files.respond(&head, &target).await.unwrap();
+    assert!(files.respond_again(b"/d/").is_none());
+    fs::write(site.path("d/index.html"), "first choice").unwrap();
+    assert_eq!(ask_until_kept(&files, "/d/").await, b"first choice");
+}
