@@ -8,7 +8,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Child, ChildStdout, Command, Output, Stdio};
-use std::sync::mpsc::{self, Receiver};
+use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
 use std::thread;
 
 use rustix::process::{Pid, Signal, geteuid, kill_process};
@@ -431,6 +431,22 @@ fn each_address_has_its_line_and_they_share_a_port() {
     let own = own.expect("a port is free").to_string();
     let mut run = Run::start(serve_here(folder.path(), ["-b", &own]));
     assert_eq!(run.address().to_string(), own);
+}
+
+#[test]
+fn an_address_that_is_given_twice_is_bound_once() {
+    let folder = folder();
+    for args in [
+        ["-b", "127.0.0.1", "-b", "127.0.0.1", "0"],
+        ["-b", "0.0.0.0", "-b", "127.0.0.1", "0"],
+    ] {
+        let mut run = Run::start(serve_here(folder.path(), args));
+        let address = run.address();
+        assert_eq!(address.ip().to_string(), args[1]);
+        run.signal(Signal::TERM);
+        let more = run.lines.recv_timeout(DEADLINE);
+        assert_eq!(more, Err(RecvTimeoutError::Disconnected));
+    }
 }
 
 #[test]

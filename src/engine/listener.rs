@@ -36,12 +36,24 @@ pub fn bind(addresses: &[Address], port: u16) -> Result<Vec<Bound>, StartError> 
             Address::Public => bound.push(bind_all(port)?),
             Address::Host(host) => {
                 for address in resolve(host, port)? {
-                    bound.push(bind_one(address)?);
+                    // `-b localhost -b 127.0.0.1` is one address.
+                    if !bound.iter().any(|bound| covers(bound.address, address)) {
+                        bound.push(bind_one(address)?);
+                    }
                 }
             }
         }
     }
     Ok(bound)
+}
+
+/// Whether who connects to `address` reaches a socket that listens at `bound`.
+fn covers(bound: SocketAddr, address: SocketAddr) -> bool {
+    let same_host = match (bound.ip(), address.ip()) {
+        (IpAddr::V4(Ipv4Addr::UNSPECIFIED), IpAddr::V4(_)) => true,
+        (bound, address) => bound == address,
+    };
+    same_host && bound.port() == address.port()
 }
 
 /// IPv6 and IPv4 in one socket, or IPv4 where there is no IPv6.
