@@ -90,13 +90,19 @@ pub struct Cli {
     pub no_cgi: bool,
 
     /// Script folder, as a URL prefix; repeatable [default: /cgi-bin /htbin]
-    #[arg(long, value_name = "PREFIX", help_heading = "Scripts")]
+    #[arg(
+        long,
+        value_name = "PREFIX",
+        conflicts_with = "no_cgi",
+        help_heading = "Scripts"
+    )]
     pub cgi_dir: Vec<String>,
 
     /// Run files with these endings anywhere, such as `cgi,pl`
     #[arg(
         long,
         value_name = "EXT,…",
+        conflicts_with = "no_cgi",
         value_delimiter = ',',
         help_heading = "Scripts"
     )]

@@ -1,14 +1,15 @@
 //! What the flags mean together, checked once. Nothing after this asks again
 //! whether an option was given.
 
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use crate::cli::{Cli, EngineName, WorkingDirectory};
 use crate::engine::Limits;
 use crate::engine::listener::Address;
-use crate::error::StartError;
-use crate::gateway::variables::is_meta_variable;
+use crate::error::{StartError, shell_word};
+use crate::gateway::variables::{host_name, is_meta_variable};
 use crate::log::Format;
 
 const DEFAULT_PORT: u16 = 8000;
@@ -88,7 +89,7 @@ impl Config {
             port,
             follow_links: cli.follow_links,
             hidden: cli.hidden,
-            server_name: cli.server_name.clone(),
+            server_name: server_name(cli.server_name.clone())?,
             user: cli.user.clone(),
             engine: cli.engine,
             limits,
@@ -222,16 +223,32 @@ fn addresses(cli: &Cli) -> Vec<Address> {
     cli.bind.iter().cloned().map(Address::Host).collect()
 }
 
+/// A host, without a port: scripts make URLs of it.
+fn server_name(name: Option<String>) -> Result<Option<String>, StartError> {
+    match name {
+        Some(name) if name.is_empty() || host_name(name.as_bytes()) != Some(&name) => Err(
+            StartError::usage(format!("`{name}` is no name of a server"))
+                .hint("give a host without a port: `--server-name www.example.org`"),
+        ),
+        name => Ok(name),
+    }
+}
+
 /// A folder that can be served, absolute and with its links resolved.
 fn folder(path: &Path) -> Result<PathBuf, StartError> {
+    if path.as_os_str().is_empty() {
+        return Err(StartError::usage("the folder's name is empty")
+            .hint("leave it away to serve this folder, or check the variable it comes from"));
+    }
     let shown = path.display();
+    let word = |path: &Path| shell_word(path.as_os_str().as_bytes());
     let error = |why: &str, hint: String| {
         StartError::failed(format!("cannot serve {shown}: {why}")).hint(hint)
     };
     let absolute = path.canonicalize().map_err(|e| match e.kind() {
         std::io::ErrorKind::NotFound => error(
             "no such folder",
-            format!("check the name, or make it: `mkdir -p {shown}`"),
+            format!("check the name, or make it: `mkdir -p {}`", word(path)),
         ),
         std::io::ErrorKind::PermissionDenied => error(
             "permission denied",
@@ -248,7 +265,7 @@ fn folder(path: &Path) -> Result<PathBuf, StartError> {
             "it is a file, not a folder",
             format!(
                 "serve the folder that holds it: `serve-here {}`",
-                parent.display()
+                word(parent)
             ),
         ));
     }

@@ -8,6 +8,8 @@ use std::path::PathBuf;
 use http::header::{ALLOW, HeaderName, HeaderValue, RETRY_AFTER};
 use http::{HeaderMap, StatusCode};
 
+use crate::log::escape;
+
 /// A request that can't be answered as asked.
 ///
 /// The client is told the status. The diagnosis goes to the log in full and,
@@ -78,7 +80,7 @@ impl Diagnosis {
 }
 
 /// A path as a shell takes it, quoted where it must be.
-fn shell_word(path: &[u8]) -> String {
+pub fn shell_word(path: &[u8]) -> String {
     let start = if path.starts_with(b"-") { "./" } else { "" };
     let is_plain = |b: u8| b.is_ascii_alphanumeric() || b"/._-+,:@".contains(&b);
     match std::str::from_utf8(path) {
@@ -215,9 +217,10 @@ impl StartError {
 
 impl fmt::Display for StartError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "serve-here: {}", self.message)?;
+        // What was typed may hold a line end or what moves a terminal.
+        write!(f, "serve-here: {}", escape(self.message.as_bytes()))?;
         match &self.hint {
-            Some(hint) => write!(f, "\nhint: {hint}"),
+            Some(hint) => write!(f, "\nhint: {}", escape(hint.as_bytes())),
             None => Ok(()),
         }
     }

@@ -43,12 +43,22 @@ fn fail(error: &StartError) -> ExitCode {
 /// clap's several lines as one, with its tip as the way out.
 fn usage_error(error: &clap::Error) -> StartError {
     let text = error.render().to_string();
-    let mut lines = text.lines().map(str::trim).filter(|line| !line.is_empty());
-    let first = lines.next().unwrap_or("wrong usage");
-    let tip = lines
-        .filter_map(|line| line.strip_prefix("tip: "))
-        // `use '-- --flag'` helps nobody who has mistyped one.
-        .find(|tip| !tip.starts_with("to pass"))
-        .unwrap_or("`serve-here --help` lists the options");
-    StartError::usage(first.strip_prefix("error: ").unwrap_or(first)).hint(tip)
+    // What was typed may have a line end in it; a paragraph ends with two.
+    let (first, rest) = text.split_once("\n\n").unwrap_or((&text, ""));
+    let first = first.trim_end();
+    let (first, values) = first
+        .strip_suffix(']')
+        .and_then(|first| first.split_once("\n  [possible values: "))
+        .map_or((first, None), |(first, values)| (first, Some(values)));
+    let hint = match values {
+        Some(values) => format!("one of {values}"),
+        None => rest
+            .lines()
+            .filter_map(|line| line.trim().strip_prefix("tip: "))
+            // `use '-- --flag'` helps nobody who has mistyped one.
+            .find(|tip| !tip.starts_with("to pass"))
+            .unwrap_or("`serve-here --help` lists the options")
+            .to_owned(),
+    };
+    StartError::usage(first.strip_prefix("error: ").unwrap_or(first)).hint(hint)
 }

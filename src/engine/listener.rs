@@ -90,6 +90,9 @@ fn resolve(host: &str, port: u16) -> Result<Vec<SocketAddr>, StartError> {
     if let Ok(address) = bare.parse::<IpAddr>() {
         return Ok(vec![SocketAddr::new(address, port)]);
     }
+    if host.is_empty() {
+        return Err(unknown_host("an address", "it is empty"));
+    }
     let found = match host.rsplit_once(':') {
         Some((name, own)) if !name.contains(':') => {
             let own = own
