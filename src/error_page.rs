@@ -11,6 +11,7 @@ use http::header::{
 use http::request::Parts;
 
 use crate::error::{Diagnosis, Fault};
+use crate::html::escape;
 use crate::message::{Body, Connection, Response};
 
 const PAGE: &str = include_str!("error_page.html");
@@ -159,12 +160,4 @@ fn html(status: StatusCode, diagnosis: Option<&Diagnosis>) -> String {
         .replace("{phrase}", phrase(status))
         .replace("{text}", explanation(status))
         .replace("{diagnosis}", &details)
-}
-
-/// Text as HTML character data.
-fn escape(text: &str) -> String {
-    text.replace('&', "&amp;")
-        .replace('<', "&lt;")
-        .replace('>', "&gt;")
-        .replace('"', "&quot;")
 }

@@ -11,6 +11,7 @@ pub mod error;
 mod error_page;
 pub mod files;
 pub mod gateway;
+mod html;
 pub mod log;
 pub mod message;
 mod os;

@@ -126,6 +126,16 @@ pub struct Asked {
     pub keep_alive: bool,
 }
 
+impl Asked {
+    fn form(&self) -> Asker<'_> {
+        Asker {
+            method: &self.method,
+            version: self.version,
+            keep_alive: self.keep_alive,
+        }
+    }
+}
+
 /// How a response went out.
 pub struct Delivered {
     /// To its end.
@@ -177,11 +187,7 @@ pub async fn deliver(
     mut response: Response,
 ) -> Delivered {
     let sent = response.extensions_mut().remove::<Sent>();
-    let form = Asker {
-        method: &asked.method,
-        version: asked.version,
-        keep_alive: asked.keep_alive,
-    };
+    let form = asked.form();
     let plan = Plan::new(form, &response);
     let head = framing::response_head(form, plan, limits.http_1_0, &response);
     let body = std::mem::take(response.body_mut());
@@ -219,11 +225,7 @@ pub fn deliver_now(
     asked: &Asked,
     mut response: Response,
 ) -> Result<Delivered, Unsent> {
-    let form = Asker {
-        method: &asked.method,
-        version: asked.version,
-        keep_alive: asked.keep_alive,
-    };
+    let form = asked.form();
     let plan = Plan::new(form, &response);
     let head = framing::response_head(form, plan, limits.http_1_0, &response);
     let sent = response.extensions_mut().remove::<Sent>();

@@ -21,6 +21,7 @@ use serde::Serialize;
 use super::civil::Civil;
 use super::parameter;
 use super::resolve::{Directory, Refusal, Root};
+use crate::html::escape;
 use crate::target::{UrlPath, encode_segment};
 
 const PAGE: &str = include_str!("listing.html");
@@ -491,21 +492,6 @@ fn visible(name: &[u8]) -> String {
         c => c,
     };
     String::from_utf8_lossy(name).chars().map(visible).collect()
-}
-
-fn escape(text: &str) -> String {
-    let mut escaped = String::with_capacity(text.len());
-    for c in text.chars() {
-        match c {
-            '&' => escaped.push_str("&amp;"),
-            '<' => escaped.push_str("&lt;"),
-            '>' => escaped.push_str("&gt;"),
-            '"' => escaped.push_str("&quot;"),
-            '\'' => escaped.push_str("&#39;"),
-            c => escaped.push(c),
-        }
-    }
-    escaped
 }
 
 /// Puts values in the place of `{{name}}`. One pass: what is put in is not

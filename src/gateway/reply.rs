@@ -16,6 +16,8 @@ use http::header::{
 };
 use http::{HeaderMap, Method, StatusCode};
 
+use crate::html;
+
 /// C81 asks for at least 32 KiB; the rest is for the name.
 const MAX_LINE_BYTES: usize = 33 * 1024;
 /// At least 64 KiB.
@@ -578,7 +580,7 @@ fn settle_date_and_server(headers: &mut HeaderMap, warnings: &mut Vec<String>) {
 /// The body of a redirect whose script printed none (C99).
 pub fn redirect_page(location: &HeaderValue) -> String {
     let location = String::from_utf8_lossy(location.as_bytes());
-    let text = escape_html(&location);
+    let text = html::escape(&location);
     // `javascript:` is nothing to click on.
     let before_path = location.split(['/', '?', '#']).next().unwrap_or_default();
     let scheme = before_path.split_once(':').map(|(scheme, _)| scheme);
@@ -594,21 +596,6 @@ pub fn redirect_page(location: &HeaderValue) -> String {
         "<!DOCTYPE html>\n<html lang=\"en\"><head><meta charset=\"utf-8\">\
          <title>Redirect</title></head>\n<body><p>See {link}</p></body></html>\n"
     )
-}
-
-fn escape_html(text: &str) -> String {
-    let mut escaped = String::with_capacity(text.len());
-    for c in text.chars() {
-        match c {
-            '&' => escaped.push_str("&amp;"),
-            '<' => escaped.push_str("&lt;"),
-            '>' => escaped.push_str("&gt;"),
-            '"' => escaped.push_str("&quot;"),
-            '\'' => escaped.push_str("&#39;"),
-            c => escaped.push(c),
-        }
-    }
-    escaped
 }
 
 #[cfg(test)]
