@@ -216,7 +216,7 @@ fn ten_redirects_are_followed_and_no_more_c98() {
     assert_eq!(server.get("/cgi-bin/down?11").status, 500);
     let round = server.get("/cgi-bin/loop");
     assert_eq!(round.status, 500, "{round}");
-    server.wait_for_log("cgi '/cgi-bin/loop': more than 10 local redirects (redirect-loop");
+    server.wait_for_log("cgi 'cgi-bin/loop': more than 10 local redirects (redirect-loop");
 }
 
 #[test]
