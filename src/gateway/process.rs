@@ -328,7 +328,7 @@ fn zombies_of(parent: i32) -> Vec<Pid> {
     let table = process_table().into_iter().flatten();
     table
         .filter(|entry| entry.is_zombie && entry.parent == parent)
-        .filter_map(|entry| Pid::from_raw(entry.pid))
+        .filter_map(|entry| positive(entry.pid))
         .collect()
 }
 
@@ -349,6 +349,10 @@ fn process_table() -> Option<impl Iterator<Item = Entry>> {
     }))
 }
 
+fn positive(number: i32) -> Option<Pid> {
+    (number > 0).then(|| Pid::from_raw(number)).flatten()
+}
+
 impl Entry {
     /// `stat` is `PID (COMM) STATE PPID PGRP …`; COMM may hold anything.
     fn parse(stat: &str) -> Option<Self> {
@@ -358,7 +362,8 @@ impl Entry {
             pid: before.split(' ').next()?.parse().ok()?,
             is_zombie: matches!(fields.next()?, "Z" | "X"),
             parent: fields.next()?.parse().ok()?,
-            group: Pid::from_raw(fields.next()?.parse().ok()?),
+            // -1 while the process is just being taken away.
+            group: positive(fields.next()?.parse().ok()?),
         })
     }
 }
@@ -378,5 +383,6 @@ mod tests {
         );
         assert!(parse("42 (x) Z 7 42 42 0").is_zombie);
         assert_ne!(parse("44 (x) S 1 44 44 0").group, member.group);
+        assert_eq!(parse("45 (x) X 0 -1 -1 0").group, None);
     }
 }
