@@ -20,13 +20,15 @@ pub enum Peer {
 }
 
 /// Returns when the client has gone: at once after a reset, `half_closed` after
-/// it has closed its sending side (C132).
+/// it has closed its sending side and has taken nothing since (C132). One that
+/// is gone answers what it is sent with a reset.
 pub async fn gone(socket: &impl AsFd, half_closed: Duration) {
     let mut deadline = None;
     loop {
         match peer(socket) {
             Peer::Gone => return,
             Peer::Open => {}
+            Peer::HalfClosed if takes_data(socket) => deadline = None,
             Peer::HalfClosed => {
                 let deadline = *deadline.get_or_insert_with(|| Instant::now() + half_closed);
                 if Instant::now() >= deadline {
@@ -45,12 +47,27 @@ pub fn peer(socket: &impl AsFd) -> Peer {
     const FIN_WAIT_1: u8 = 4;
     const FIN_WAIT_2: u8 = 5;
     const CLOSE_WAIT: u8 = 8;
+    match info(socket).map(|info| info.tcpi_state) {
+        // FIN_WAIT: we have closed our sending side ourselves.
+        Some(ESTABLISHED | FIN_WAIT_1 | FIN_WAIT_2) => Peer::Open,
+        Some(CLOSE_WAIT) => Peer::HalfClosed,
+        _ => Peer::Gone,
+    }
+}
+
+/// Whether the client has acknowledged something since the last look.
+fn takes_data(socket: &impl AsFd) -> bool {
+    info(socket)
+        .is_some_and(|info| Duration::from_millis(info.tcpi_last_ack_recv.into()) <= WATCH_POLL)
+}
+
+fn info(socket: &impl AsFd) -> Option<libc::tcp_info> {
     let mut info = MaybeUninit::<libc::tcp_info>::zeroed();
     let mut length =
         libc::socklen_t::try_from(size_of::<libc::tcp_info>()).expect("a small constant");
     // SAFETY: the buffer is as long as `length` says; all its bytes are
     // initialised, the kernel fills a prefix, every bit pattern is valid.
-    let info = unsafe {
+    unsafe {
         let asked = libc::getsockopt(
             socket.as_fd().as_raw_fd(),
             libc::IPPROTO_TCP,
@@ -58,16 +75,7 @@ pub fn peer(socket: &impl AsFd) -> Peer {
             info.as_mut_ptr().cast(),
             &raw mut length,
         );
-        if asked != 0 {
-            return Peer::Gone;
-        }
-        info.assume_init()
-    };
-    match info.tcpi_state {
-        // FIN_WAIT: we have closed our sending side ourselves.
-        ESTABLISHED | FIN_WAIT_1 | FIN_WAIT_2 => Peer::Open,
-        CLOSE_WAIT => Peer::HalfClosed,
-        _ => Peer::Gone,
+        (asked == 0).then(|| info.assume_init())
     }
 }
 
