@@ -15,7 +15,7 @@ use std::time::SystemTime;
 
 use http::header::{
     ACCEPT, ACCEPT_RANGES, ALLOW, CACHE_CONTROL, CONTENT_DISPOSITION, CONTENT_RANGE,
-    CONTENT_SECURITY_POLICY, CONTENT_TYPE, ETAG, HeaderMap, HeaderName, HeaderValue, IF_MATCH,
+    CONTENT_SECURITY_POLICY, CONTENT_TYPE, ETAG, HeaderName, HeaderValue, IF_MATCH,
     IF_MODIFIED_SINCE, IF_NONE_MATCH, IF_RANGE, IF_UNMODIFIED_SINCE, LAST_MODIFIED, LOCATION,
     RANGE, VARY, X_CONTENT_TYPE_OPTIONS,
 };
@@ -25,7 +25,7 @@ use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_encode};
 use rustix::rand::{GetRandomFlags, getrandom};
 
 use crate::error::{Area, Diagnosis, Fault};
-use crate::message::{Body, FileBody, Response};
+use crate::message::{Body, FileBody, Ready, Response};
 use crate::target::{self, Target, UrlPath};
 
 use archive::{Archive, Format};
@@ -130,7 +130,7 @@ impl Files {
         if let Some((path, metadata)) = place
             && let Body::File(body) = response.body()
             && head.method == Method::GET
-            && is_plain(&head.headers)
+            && !head.headers.keys().any(|name| is_heeded(name.as_ref()))
             && !target.raw.contains(&b'?')
             && !may_be_outdone(&path, &target.path)
         {
@@ -142,11 +142,9 @@ impl Files {
     }
 
     /// The answer to GET or HEAD if it was given before and the file is what it
-    /// was: one stat. `raw` is the request-target; the header has no field that
-    /// [`is_plain`] knows.
-    pub fn respond_again(&self, raw: &[u8]) -> Option<Response> {
-        let (head, piece) = self.cache.get(raw, &self.root)?;
-        Some(Response::new(Body::Prepared(head, piece)))
+    /// was: one stat. `raw` is the request-target; no field [`is_heeded`].
+    pub fn respond_again(&self, raw: &[u8]) -> Option<Ready> {
+        self.cache.get(raw, &self.root)
     }
 
     async fn decide(&self, head: &Parts, target: &Target) -> Result<Outcome, Fault> {
@@ -302,8 +300,8 @@ fn may_be_outdone(file: &Path, url: &UrlPath) -> bool {
     url.relative().as_deref() != Some(file) && !file.ends_with(INDEX_NAMES[0])
 }
 
-/// Whether a request asks for a whole file, whatever the client has of it.
-pub fn is_plain(headers: &HeaderMap) -> bool {
+/// Whether a field can make the answer another one than the whole file.
+pub fn is_heeded(name: &[u8]) -> bool {
     const CONDITIONS: [HeaderName; 6] = [
         IF_MATCH,
         IF_NONE_MATCH,
@@ -312,7 +310,10 @@ pub fn is_plain(headers: &HeaderMap) -> bool {
         IF_RANGE,
         RANGE,
     ];
-    !headers.keys().any(|name| CONDITIONS.contains(name))
+    matches!(name.first(), Some(b'i' | b'I' | b'r' | b'R'))
+        && CONDITIONS
+            .iter()
+            .any(|known| name.eq_ignore_ascii_case(known.as_str().as_bytes()))
 }
 
 fn needs_slash(path: &UrlPath) -> bool {

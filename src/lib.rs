@@ -5,6 +5,7 @@
 //! answer, and the engine writes the response. One direction, no globals.
 
 pub mod cli;
+mod clock;
 pub mod config;
 pub mod engine;
 pub mod error;

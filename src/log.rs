@@ -3,23 +3,30 @@
 //!
 //! One thread writes whole lines, so lines never mix, and a terminal that
 //! stands still never stops a request: beyond `QUEUE_BYTES` lines are counted
-//! instead of kept, and the count is logged as soon as there is room.
+//! instead of kept, and the count is logged as soon as there is room. A lone
+//! line is out at once; of a flood, what comes within `GATHER` goes together,
+//! as a write and a wake for each line would cost more than its request.
 
-use std::collections::VecDeque;
 use std::fmt::Write as _;
 use std::io::Write as _;
 use std::net::SocketAddr;
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
-use http::header::{HOST, REFERER, USER_AGENT};
+use bytes::Bytes;
+use http::header::{HOST, HeaderName, HeaderValue, REFERER, USER_AGENT};
 use http::{HeaderMap, Method, StatusCode, Version};
 use serde::Serialize;
 
+use crate::clock;
 use crate::error::Diagnosis;
 
 /// What waits for the terminal at most.
 const QUEUE_BYTES: usize = 4 << 20;
+/// How long lines are gathered after some were written.
+const GATHER: Duration = Duration::from_millis(20);
+/// Memory for lines that is kept for the next ones.
+const KEPT_BYTES: usize = 64 << 10;
 /// A script's line longer than this is split.
 pub const MAX_LINE_BYTES: usize = 8 << 10;
 
@@ -45,7 +52,7 @@ pub struct Log {
 
 struct Queue {
     lines: Mutex<Lines>,
-    /// Something to write, or the end.
+    /// Something to write, while the writer waits for it.
     filled: Condvar,
     /// Everything is written.
     drained: Condvar,
@@ -53,10 +60,14 @@ struct Queue {
 
 #[derive(Default)]
 struct Lines {
-    waiting: VecDeque<Vec<u8>>,
-    bytes: usize,
+    waiting: Vec<u8>,
     lost: u64,
+    /// The writer waits for a line.
+    asleep: bool,
+    /// The writer has lines that are not out yet.
     writing: bool,
+    /// Somebody waits until all is written.
+    hurry: bool,
 }
 
 impl Log {
@@ -111,8 +122,9 @@ impl Log {
         self.line(text);
     }
 
-    pub fn has_access_log(&self) -> bool {
-        self.format != Format::Off
+    /// Whether lines say how long an answer took.
+    pub fn takes_times(&self) -> bool {
+        self.format == Format::Json
     }
 
     /// Starts the entry of a request; the engine finishes it.
@@ -125,9 +137,25 @@ impl Log {
         }
     }
 
+    /// The access log's line of one request.
+    pub fn access(&self, line: &Line<'_>) {
+        // Made before the queue is locked.
+        let mut text = Vec::with_capacity(256);
+        match self.format {
+            Format::Off => return,
+            Format::Json => line.json(&mut text),
+            Format::Common => line.common(&mut text),
+            Format::Combined => line.combined(&mut text),
+        }
+        text.push(b'\n');
+        self.queue.push(&text);
+    }
+
     /// Waits until all lines are out, but not for a terminal that stands still.
     pub fn flush(&self) {
-        let lines = self.queue.lock();
+        let mut lines = self.queue.lock();
+        lines.hurry = true;
+        self.queue.filled.notify_one();
         let unwritten = |lines: &mut Lines| lines.writing || !lines.waiting.is_empty();
         let waited =
             self.queue
@@ -139,14 +167,7 @@ impl Log {
     fn line(&self, text: String) {
         let mut line = text.into_bytes();
         line.push(b'\n');
-        let mut lines = self.queue.lock();
-        if lines.bytes + line.len() > QUEUE_BYTES {
-            lines.lost += 1;
-        } else {
-            lines.bytes += line.len();
-            lines.waiting.push_back(line);
-        }
-        self.queue.filled.notify_one();
+        self.queue.push(&line);
     }
 }
 
@@ -156,23 +177,35 @@ impl Queue {
         self.lines.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Whole lines with their ends.
+    fn push(&self, line: &[u8]) {
+        let mut lines = self.lock();
+        if lines.waiting.len() + line.len() > QUEUE_BYTES {
+            lines.lost += 1;
+        } else {
+            lines.waiting.extend_from_slice(line);
+        }
+        if std::mem::take(&mut lines.asleep) {
+            self.filled.notify_one();
+        }
+    }
+
     fn write_lines(&self) {
         let mut stderr = std::io::stderr();
+        let mut batch: Vec<u8> = Vec::new();
         loop {
             let mut lines = self.lock();
-            lines.writing = false;
             while lines.waiting.is_empty() {
+                lines.asleep = true;
+                lines.hurry = false;
                 self.drained.notify_all();
                 lines = self
                     .filled
                     .wait(lines)
                     .unwrap_or_else(PoisonError::into_inner);
             }
-            let mut batch: Vec<u8> = Vec::new();
-            for line in lines.waiting.drain(..) {
-                batch.extend_from_slice(&line);
-            }
-            lines.bytes = 0;
+            lines.asleep = false;
+            std::mem::swap(&mut batch, &mut lines.waiting);
             if let lost @ 1.. = std::mem::take(&mut lines.lost) {
                 batch.extend_from_slice(
                     format!("serve-here: {lost} log lines lost: standard error was too slow\n")
@@ -183,6 +216,14 @@ impl Queue {
             drop(lines);
             // Nowhere left to report it.
             let _ = stderr.write_all(&batch);
+            batch.clear();
+            batch.shrink_to(KEPT_BYTES);
+            let mut lines = self.lock();
+            lines.writing = false;
+            let gathered = self
+                .filled
+                .wait_timeout_while(lines, GATHER, |lines| !lines.hurry);
+            drop(gathered);
         }
     }
 }
@@ -192,26 +233,26 @@ pub struct Asked {
     pub remote: SocketAddr,
     pub method: Method,
     /// The request-target as received.
-    pub target: Vec<u8>,
+    pub target: Bytes,
     pub version: Version,
-    pub host: Option<Vec<u8>>,
-    pub referer: Option<Vec<u8>>,
-    pub user_agent: Option<Vec<u8>>,
+    pub host: Option<HeaderValue>,
+    pub referer: Option<HeaderValue>,
+    pub user_agent: Option<HeaderValue>,
 }
 
 impl Asked {
     pub fn new(
         remote: SocketAddr,
         method: Method,
-        target: &[u8],
+        target: Bytes,
         version: Version,
         headers: &HeaderMap,
     ) -> Self {
-        let field = |name| headers.get(name).map(|value| value.as_bytes().to_vec());
+        let field = |name: HeaderName| headers.get(name).cloned();
         Self {
             remote,
             method,
-            target: target.to_vec(),
+            target,
             version,
             host: field(HOST),
             referer: field(REFERER),
@@ -267,68 +308,94 @@ struct JsonLine<'a> {
 }
 
 impl Entry {
-    fn write(self, bytes: u64, complete: bool) {
-        let line = match self.log.format {
-            Format::Off => return,
-            Format::Json => self.json(bytes, complete),
-            Format::Common => self.common(bytes, complete),
-            Format::Combined => {
-                let field = |value: &Option<Vec<u8>>| value.as_deref().map_or("-".into(), quoted);
-                let (referer, agent) = (
-                    field(&self.request.referer),
-                    field(&self.request.user_agent),
-                );
-                format!("{} \"{referer}\" \"{agent}\"", self.common(bytes, complete))
-            }
-        };
-        self.log.line(line);
-    }
-
-    fn common(&self, bytes: u64, complete: bool) -> String {
+    fn write(&self, bytes: u64, complete: bool) {
         let Asked {
             remote,
             method,
             target,
             version,
-            ..
+            host,
+            referer,
+            user_agent,
         } = &self.request;
-        let cut = if complete { "" } else { " (cut off)" };
-        format!(
-            "{} - - [{}] \"{method} {} {}\" {} {bytes}{cut}",
-            remote.ip().to_canonical(),
-            clf_date(SystemTime::now()),
-            quoted(target),
-            protocol(*version),
-            self.status.as_u16(),
-        )
-    }
-
-    fn json(&self, bytes: u64, complete: bool) -> String {
-        let text = |value: &Option<Vec<u8>>| {
-            value
-                .as_deref()
-                .map(|v| String::from_utf8_lossy(v).into_owned())
-        };
-        let line = JsonLine {
-            time: rfc3339(SystemTime::now()),
-            remote: remote_text(self.request.remote),
-            method: self.request.method.as_str(),
-            target: String::from_utf8_lossy(&self.request.target).into_owned(),
-            protocol: protocol(self.request.version),
-            status: self.status.as_u16(),
+        self.log.access(&Line {
+            remote: *remote,
+            method: method.as_str(),
+            target,
+            version: *version,
+            host: host.as_ref().map(HeaderValue::as_bytes),
+            referer: referer.as_ref().map(HeaderValue::as_bytes),
+            user_agent: user_agent.as_ref().map(HeaderValue::as_bytes),
+            status: self.status,
             bytes,
             complete,
-            seconds: self.began.elapsed().as_secs_f64(),
-            host: text(&self.request.host),
-            referer: text(&self.request.referer),
-            user_agent: text(&self.request.user_agent),
-        };
-        serde_json::to_string(&line).expect("strings and numbers always serialise")
+            took: self.began.elapsed(),
+        });
     }
 }
 
-fn remote_text(remote: SocketAddr) -> String {
-    remote.ip().to_canonical().to_string()
+/// One request and its answer.
+pub struct Line<'a> {
+    pub remote: SocketAddr,
+    pub method: &'a str,
+    /// The request-target as received.
+    pub target: &'a [u8],
+    pub version: Version,
+    pub host: Option<&'a [u8]>,
+    pub referer: Option<&'a [u8]>,
+    pub user_agent: Option<&'a [u8]>,
+    pub status: StatusCode,
+    /// Of content, sent.
+    pub bytes: u64,
+    /// That was all of it.
+    pub complete: bool,
+    pub took: Duration,
+}
+
+impl Line<'_> {
+    fn common(&self, text: &mut Vec<u8>) {
+        // Writing to memory can't fail.
+        let _ = write!(text, "{} - - [", self.remote.ip().to_canonical());
+        text.extend_from_slice(&clock::clf_date());
+        text.extend_from_slice(b"] \"");
+        text.extend_from_slice(self.method.as_bytes());
+        text.push(b' ');
+        push_quoted(text, self.target);
+        text.push(b' ');
+        text.extend_from_slice(protocol(self.version).as_bytes());
+        text.extend_from_slice(b"\" ");
+        text.extend_from_slice(self.status.as_str().as_bytes());
+        let cut = if self.complete { "" } else { " (cut off)" };
+        let _ = write!(text, " {}{cut}", self.bytes);
+    }
+
+    fn combined(&self, text: &mut Vec<u8>) {
+        self.common(text);
+        for field in [self.referer, self.user_agent] {
+            text.extend_from_slice(b" \"");
+            push_quoted(text, field.unwrap_or(b"-"));
+            text.push(b'"');
+        }
+    }
+
+    fn json(&self, text: &mut Vec<u8>) {
+        let field = |value: Option<&[u8]>| value.map(|v| String::from_utf8_lossy(v).into_owned());
+        let line = JsonLine {
+            time: clock::rfc3339(SystemTime::now()),
+            remote: self.remote.ip().to_canonical().to_string(),
+            method: self.method,
+            target: String::from_utf8_lossy(self.target).into_owned(),
+            protocol: protocol(self.version),
+            status: self.status.as_u16(),
+            bytes: self.bytes,
+            complete: self.complete,
+            seconds: self.took.as_secs_f64(),
+            host: field(self.host),
+            referer: field(self.referer),
+            user_agent: field(self.user_agent),
+        };
+        serde_json::to_writer(text, &line).expect("strings and numbers always serialise");
+    }
 }
 
 fn protocol(version: Version) -> &'static str {
@@ -358,33 +425,14 @@ pub fn escape(bytes: &[u8]) -> String {
     text
 }
 
-fn quoted(bytes: &[u8]) -> String {
-    escape(bytes).replace('"', "\\x22")
-}
-
-/// `10/Oct/2000:13:55:36 +0000`, from the parts of an IMF-fixdate.
-fn clf_date(time: SystemTime) -> String {
-    let date = httpdate::fmt_http_date(time);
-    format!(
-        "{}/{}/{}:{} +0000",
-        &date[5..7],
-        &date[8..11],
-        &date[12..16],
-        &date[17..25]
-    )
-}
-
-/// `2000-10-10T13:55:36Z` (RFC 3339).
-fn rfc3339(time: SystemTime) -> String {
-    const MONTHS: &str = "JanFebMarAprMayJunJulAugSepOctNovDec";
-    let date = httpdate::fmt_http_date(time);
-    let month = MONTHS.find(&date[8..11]).unwrap_or(0) / 3 + 1;
-    format!(
-        "{}-{month:02}-{}T{}Z",
-        &date[12..16],
-        &date[5..7],
-        &date[17..25]
-    )
+/// For a place between quotation marks.
+fn push_quoted(text: &mut Vec<u8>, bytes: &[u8]) {
+    let plain = |&b: &u8| matches!(b, b' '..=b'~') && b != b'"';
+    if bytes.iter().all(plain) {
+        text.extend_from_slice(bytes);
+    } else {
+        text.extend_from_slice(escape(bytes).replace('"', "\\x22").as_bytes());
+    }
 }
 
 #[cfg(test)]
@@ -392,15 +440,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn dates_have_the_form_of_their_log() {
-        let time = SystemTime::UNIX_EPOCH + Duration::from_secs(971_186_136);
-        assert_eq!(clf_date(time), "10/Oct/2000:13:55:36 +0000");
-        assert_eq!(rfc3339(time), "2000-10-10T13:55:36Z");
-    }
-
-    #[test]
     fn control_characters_and_broken_utf8_are_made_visible() {
         assert_eq!(escape(b"a\x1b[2J\r\xff\tb"), "a\\u{1b}[2J\\r\\xff\tb");
-        assert_eq!(quoted(b"a\"b"), "a\\x22b");
+        let mut quoted = Vec::new();
+        push_quoted(&mut quoted, b"a\"b");
+        push_quoted(&mut quoted, b"a b");
+        assert_eq!(quoted, b"a\\x22ba b");
     }
 }

@@ -13,7 +13,7 @@ use std::pin::Pin;
 use std::sync::{Arc, OnceLock};
 
 use bytes::Bytes;
-use http::HeaderMap;
+use http::{HeaderMap, Method, Version};
 use tokio::sync::mpsc;
 
 pub type Request = http::Request<Body>;
@@ -29,9 +29,6 @@ pub enum Body {
     /// sendfile does.
     File(FileBody),
     Stream(StreamBody),
-    /// Fields and content that were sent before and are the same again. The
-    /// fields stand beside the response's own.
-    Prepared(Arc<PreparedHead>, Piece),
     /// The whole response, head included, as the script wrote it (RFC 3875 §5,
     /// NPH). The engine adds nothing and closes the connection at the end.
     Unframed(Box<dyn Source>),
@@ -45,6 +42,26 @@ pub struct FileBody {
     pub offset: u64,
     /// In bytes.
     pub length: u64,
+}
+
+/// A request without content that is told from others by its target alone. It
+/// borrows what has arrived: most requests for files need no more than this.
+pub struct Glance<'a> {
+    pub connection: &'a Connection,
+    /// GET or HEAD.
+    pub method: &'a Method,
+    /// The request-target as received.
+    pub target: &'a [u8],
+    pub version: Version,
+    pub host: Option<&'a [u8]>,
+    pub referer: Option<&'a [u8]>,
+    pub user_agent: Option<&'a [u8]>,
+}
+
+/// An answer with status 200 that was given before and is the same again.
+pub struct Ready {
+    pub head: Arc<PreparedHead>,
+    pub content: Piece,
 }
 
 /// Header fields that go out many times, and their form on the wire, which the
@@ -153,7 +170,6 @@ impl Body {
             Self::Bytes(bytes) => Some(bytes.len() as u64),
             Self::File(file) => Some(file.length),
             Self::Stream(stream) => stream.length,
-            Self::Prepared(_, piece) => Some(piece.length()),
             Self::Unframed(_) => None,
         }
     }

@@ -2,6 +2,7 @@
 //! them; knows no sockets, no file formats, no processes.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use bytes::Bytes;
 use http::header::{
@@ -17,8 +18,8 @@ use crate::files::{self, Files};
 use crate::gateway::cgi::{Cgi, Outcome};
 use crate::gateway::script::{Found, Script, Scripts};
 use crate::gateway::variables::{self, Facts, Redirected};
-use crate::log::{Asked, Entry, Log, Sent};
-use crate::message::{Body, Connection, Request, RequestTarget, Response};
+use crate::log::{Asked, Entry, Line, Log, Sent};
+use crate::message::{Body, Connection, Glance, Ready, Request, RequestTarget, Response};
 use crate::target::Target;
 
 /// Local redirects of one request at most (C98).
@@ -68,30 +69,51 @@ impl Service {
         self.finish(&head, answer)
     }
 
-    /// The answer to a request without content that was given before, if it
-    /// still holds; found without waiting.
-    pub fn respond_again(
-        &self,
-        connection: &Connection,
-        raw: &[u8],
-        request: &http::Request<()>,
-    ) -> Option<Response> {
-        let is_get = matches!(*request.method(), Method::GET | Method::HEAD);
-        if !is_get || !files::is_plain(request.headers()) {
-            return None;
+    /// Whether a field of a request can change the answer to it; one that has
+    /// none is a [`Glance`].
+    pub fn heeds(field: &[u8]) -> bool {
+        files::is_heeded(field)
+    }
+
+    /// The answer that was given before, if it still holds; found without
+    /// waiting. Its line in the access log is `sent_again` if it is sent at
+    /// once, else the entry that `sending_again` starts.
+    pub fn respond_again(&self, request: &Glance<'_>) -> Option<Ready> {
+        if let Some(host) = request.host {
+            check_authority(host).ok()?;
         }
-        if let Some(host) = request.headers().get(HOST) {
-            check_authority(host.as_bytes()).ok()?;
-        }
-        let mut response = self.files.respond_again(raw)?;
-        if self.log.has_access_log() {
-            let (method, version) = (request.method().clone(), request.version());
-            let asked = Asked::new(connection.remote, method, raw, version, request.headers());
-            response
-                .extensions_mut()
-                .insert(Sent::new(self.log.entry(asked)));
-        }
-        Some(response)
+        self.files.respond_again(request.target)
+    }
+
+    /// All of the answer, with `bytes` of content, is sent.
+    pub fn sent_again(&self, request: &Glance<'_>, bytes: u64, took: Duration) {
+        self.log.access(&Line {
+            remote: request.connection.remote,
+            method: request.method.as_str(),
+            target: request.target,
+            version: request.version,
+            host: request.host,
+            referer: request.referer,
+            user_agent: request.user_agent,
+            status: StatusCode::OK,
+            bytes,
+            complete: true,
+            took,
+        });
+    }
+
+    /// Some of the answer is left to send.
+    pub fn sending_again(&self, request: &Glance<'_>) -> Sent {
+        let field = |value: Option<&[u8]>| HeaderValue::from_bytes(value?).ok();
+        Sent::new(self.log.entry(Asked {
+            remote: request.connection.remote,
+            method: request.method.clone(),
+            target: Bytes::copy_from_slice(request.target),
+            version: request.version,
+            host: field(request.host),
+            referer: field(request.referer),
+            user_agent: field(request.user_agent),
+        }))
     }
 
     /// Answers a message that the engine could not take for a request.
@@ -157,7 +179,7 @@ fn asked(head: &Parts) -> Asked {
     Asked::new(
         connection(head).remote,
         head.method.clone(),
-        &raw_target(head),
+        raw_target(head),
         head.version,
         &head.headers,
     )

@@ -2,17 +2,15 @@
 //! request's content is, whether the connection goes on, and how a response's
 //! head and chunks are written. No sockets.
 
-use std::cell::Cell;
-use std::time::{SystemTime, UNIX_EPOCH};
-
 use http::header::{
     CONNECTION, CONTENT_LENGTH, DATE, EXPECT, HOST, HeaderMap, HeaderName, HeaderValue, SERVER, TE,
     TRAILER, TRANSFER_ENCODING, UPGRADE,
 };
 use http::{Method, StatusCode, Version};
 
+use crate::clock;
 use crate::error::Fault;
-use crate::message::{Body, Reason, Response, SERVER_SOFTWARE};
+use crate::message::{Body, PreparedHead, Reason, Response, SERVER_SOFTWARE};
 
 /// How a request's content is delimited (RFC 9112 §6.3).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -178,37 +176,61 @@ pub fn response_head(asker: Asker<'_>, plan: Plan, http_1_0: bool, response: &Re
     );
     let headers = response.headers();
     fields(&mut head, headers);
-    if let Body::Prepared(prepared, _) = response.body() {
-        let made = || {
-            let mut wire = Vec::new();
-            fields(&mut wire, &prepared.fields);
-            wire.into()
-        };
-        head.extend_from_slice(prepared.wire.get_or_init(made));
-    }
     if !headers.contains_key(DATE) {
-        field(&mut head, "date", &date_now());
+        date_field(&mut head);
     }
     if !headers.contains_key(SERVER) {
-        field(&mut head, "server", SERVER_SOFTWARE.as_bytes());
+        server_field(&mut head);
     }
     match (plan.content, announced_length(asker, response)) {
         (Content::Chunked, _) => field(&mut head, "transfer-encoding", b"chunked"),
-        (_, Some(length)) => {
-            head.extend_from_slice(b"Content-Length: ");
-            decimal_digits(&mut head, length);
-            head.extend_from_slice(b"\r\n");
-        }
+        (_, Some(length)) => length_field(&mut head, length),
         _ => {}
     }
-    match (plan.keep_alive, asker.version) {
-        (false, _) => field(&mut head, "connection", b"close"),
+    end_of_head(&mut head, plan.keep_alive, asker.version);
+    head
+}
+
+/// The head of a response with status 200 whose fields were sent before.
+/// `length` is that of its content, in bytes.
+pub fn prepared_head(head: &mut Vec<u8>, asker: Asker<'_>, prepared: &PreparedHead, length: u64) {
+    let made = || {
+        let mut wire = Vec::new();
+        status_line(&mut wire, "HTTP/1.1", StatusCode::OK, None);
+        fields(&mut wire, &prepared.fields);
+        server_field(&mut wire);
+        wire.into()
+    };
+    head.extend_from_slice(prepared.wire.get_or_init(made));
+    date_field(head);
+    length_field(head, length);
+    end_of_head(head, asker.keep_alive, asker.version);
+}
+
+fn date_field(head: &mut Vec<u8>) {
+    head.extend_from_slice(b"Date: ");
+    head.extend_from_slice(&clock::http_date());
+    head.extend_from_slice(b"\r\n");
+}
+
+fn server_field(head: &mut Vec<u8>) {
+    field(head, "server", SERVER_SOFTWARE.as_bytes());
+}
+
+fn length_field(head: &mut Vec<u8>, length: u64) {
+    head.extend_from_slice(b"Content-Length: ");
+    decimal_digits(head, length);
+    head.extend_from_slice(b"\r\n");
+}
+
+fn end_of_head(head: &mut Vec<u8>, keep_alive: bool, version: Version) {
+    match (keep_alive, version) {
+        (false, _) => head.extend_from_slice(b"Connection: close\r\n"),
         // What HTTP/1.0 clients wait for (RFC 9112 appendix C.2.2).
-        (true, Version::HTTP_10) => field(&mut head, "connection", b"keep-alive"),
+        (true, Version::HTTP_10) => head.extend_from_slice(b"Connection: keep-alive\r\n"),
         (true, _) => {}
     }
     head.extend_from_slice(b"\r\n");
-    head
 }
 
 /// The Content-Length field, also where no content follows: a HEAD's is what
@@ -226,26 +248,6 @@ fn fields(head: &mut Vec<u8>, headers: &HeaderMap) {
     for (name, value) in headers.iter().filter(|(name, _)| !is_framing(name)) {
         field(head, name.as_str(), value.as_bytes());
     }
-}
-
-/// An IMF-fixdate is this long (RFC 9110 §5.6.7).
-const DATE_BYTES: usize = 29;
-
-/// The Date field's value; made once a second.
-fn date_now() -> [u8; DATE_BYTES] {
-    thread_local! {
-        static LAST: Cell<(u64, [u8; DATE_BYTES])> = const { Cell::new((0, [0; DATE_BYTES])) };
-    }
-    let now = SystemTime::now();
-    let second = now.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
-    let (last, text) = LAST.get();
-    if last == second && last != 0 {
-        return text;
-    }
-    let text = httpdate::fmt_http_date(now);
-    let text = text.as_bytes().try_into().unwrap_or([b' '; DATE_BYTES]);
-    LAST.set((second, text));
-    text
 }
 
 /// An interim response (RFC 9110 §15.2).

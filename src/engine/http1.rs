@@ -9,7 +9,7 @@
 use std::io;
 use std::net::TcpListener;
 use std::os::fd::AsFd;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::thread;
 use std::time::Duration;
@@ -45,6 +45,8 @@ struct Shared {
     service: Arc<Service>,
     limits: Limits,
     log: Log,
+    /// No connection goes on after its request.
+    stopping: AtomicBool,
     /// Open connections of all workers.
     open: AtomicUsize,
     /// A connection has closed.
@@ -68,6 +70,7 @@ pub fn start(
         service,
         limits,
         log,
+        stopping: AtomicBool::new(false),
         open: AtomicUsize::new(0),
         closed: Notify::new(),
         connections: Mutex::default(),
@@ -97,6 +100,7 @@ impl Engine {
     /// Stops accepting, closes idle connections at once, then waits until the
     /// running requests are answered, at most for `grace`.
     pub async fn stop(self, grace: Duration) {
+        self.shared.stopping.store(true, Ordering::Relaxed);
         self.stop.send_replace(true);
         let deadline = Instant::now() + grace;
         loop {
@@ -120,9 +124,7 @@ impl Worker {
                 .set_nonblocking(true)
                 .and_then(|()| tokio::net::TcpListener::from_std(listener))
             {
-                Ok(listener) => accepting.push(tokio::spawn(
-                    Arc::clone(&self).accept(listener, stopped.clone()),
-                )),
+                Ok(listener) => accepting.push(tokio::spawn(Arc::clone(&self).accept(listener))),
                 Err(error) => self.shared.log.note(&format!("cannot accept: {error}")),
             }
         }
@@ -144,16 +146,12 @@ impl Worker {
     }
 
     /// Nothing ends this but the server's end.
-    async fn accept(
-        self: Arc<Self>,
-        listener: tokio::net::TcpListener,
-        stopped: watch::Receiver<bool>,
-    ) {
+    async fn accept(self: Arc<Self>, listener: tokio::net::TcpListener) {
         loop {
             match listener.accept().await {
                 Ok((stream, _)) => {
                     self.make_room().await;
-                    self.begin(stream, stopped.clone());
+                    self.begin(stream);
                 }
                 Err(error) if is_of_one_connection(&error) => {}
                 Err(error) => {
@@ -175,8 +173,8 @@ impl Worker {
         }
     }
 
-    fn begin(&self, stream: TcpStream, stopped: watch::Receiver<bool>) {
-        let Ok(connection) = Connection::new(stream, Arc::clone(&self.shared), stopped) else {
+    fn begin(&self, stream: TcpStream) {
+        let Ok(connection) = Connection::new(stream, Arc::clone(&self.shared)) else {
             // The client has gone already.
             return;
         };

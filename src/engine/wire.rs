@@ -1,6 +1,7 @@
 //! Writing a response, whatever the engine: its head, its content, and an end
 //! that the client can tell from a cut.
 
+use std::cell::RefCell;
 use std::future::Future;
 use std::io::{self, IoSlice};
 use std::os::fd::AsFd;
@@ -18,10 +19,19 @@ use super::Limits;
 use super::framing::{self, Asker, CHUNK_END, Content, LAST_CHUNK, Plan};
 use super::tcp;
 use crate::log::Sent;
-use crate::message::{Body, FileBody, Piece, Response, Source};
+use crate::message::{Body, FileBody, Piece, Ready, Response, Source};
 
 /// What is read from a file at once, where the kernel can't move it by itself.
 const BLOCK_BYTES: usize = 64 << 10;
+
+/// Content up to this length is copied behind its head: one piece of memory is
+/// cheaper for the kernel to take than two.
+const ONE_PIECE_BYTES: usize = 8 << 10;
+
+thread_local! {
+    /// Where a ready answer is put together.
+    static OUT: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
+}
 
 /// The sending side of a connection.
 pub trait Wire: AsFd + Sync {
@@ -217,42 +227,56 @@ pub async fn deliver(
     }
 }
 
-/// Sends a prepared response as far as there is room, without waiting: the way
-/// of most requests for small files, which needs no future and no copy.
+/// Sends a ready answer as far as there is room, without waiting: the way of
+/// most requests for small files, which needs no future and no allocation.
 pub fn deliver_now(
     wire: &impl Wire,
-    limits: &Limits,
-    asked: &Asked,
-    mut response: Response,
-) -> Result<Delivered, Unsent> {
-    let form = asked.form();
-    let plan = Plan::new(form, &response);
-    let head = framing::response_head(form, plan, limits.http_1_0, &response);
-    let sent = response.extensions_mut().remove::<Sent>();
-    let mut unsent = Unsent {
-        head,
-        head_sent: 0,
-        content: match std::mem::take(response.body_mut()) {
-            Body::Prepared(_, piece) if plan.content != Content::None => piece,
-            _ => Piece::Bytes(Bytes::new()),
-        },
-        keep_alive: plan.keep_alive,
-        sent,
+    asker: Asker<'_>,
+    ready: Ready,
+) -> Result<(Delivered, u64), Unsent> {
+    let Ready { head, content } = ready;
+    let length = content.length();
+    let content = if *asker.method == Method::HEAD {
+        Piece::Bytes(Bytes::new())
+    } else {
+        content
     };
-    let Piece::Bytes(content) = &mut unsent.content else {
-        return Err(unsent);
-    };
-    let whole = unsent.head.len() + content.len();
-    let pieces = [IoSlice::new(&unsent.head), IoSlice::new(content)];
-    // What keeps it from being sent shows again in `Unsent::deliver`.
-    let sent = wire.send_now(&pieces).unwrap_or(0);
-    if sent == whole {
-        let bytes = content.len() as u64;
-        return Ok(unsent.finish(bytes, true));
-    }
-    unsent.head_sent = sent.min(unsent.head.len());
-    content.advance(sent - unsent.head_sent);
-    Err(unsent)
+    OUT.with_borrow_mut(|out| {
+        out.clear();
+        framing::prepared_head(out, asker, &head, length);
+        let head_length = out.len();
+        let sent = match &content {
+            Piece::Bytes(content) if content.len() <= ONE_PIECE_BYTES => {
+                out.extend_from_slice(content);
+                let flags = SendFlags::DONTWAIT | SendFlags::NOSIGNAL;
+                rustix::net::send(wire, out, flags).map_err(Into::into)
+            }
+            Piece::Bytes(content) => wire.send_now(&[IoSlice::new(out), IoSlice::new(content)]),
+            Piece::File(_) => Ok(0),
+        };
+        // What keeps it from being sent shows again in `Unsent::deliver`.
+        let sent = sent.unwrap_or(0);
+        let mut unsent = Unsent {
+            head: Vec::new(),
+            head_sent: sent.min(head_length),
+            content,
+            keep_alive: asker.keep_alive,
+            sent: None,
+        };
+        if let Piece::Bytes(content) = &mut unsent.content {
+            let length = content.len();
+            if sent == head_length + length {
+                let delivered = Delivered {
+                    complete: true,
+                    keep_alive: asker.keep_alive,
+                };
+                return Ok((delivered, length as u64));
+            }
+            content.advance(sent - unsent.head_sent);
+        }
+        unsent.head = out[..head_length].to_vec();
+        Err(unsent)
+    })
 }
 
 /// A prepared response of which some is left to send.
@@ -261,7 +285,7 @@ pub struct Unsent {
     head_sent: usize,
     content: Piece,
     keep_alive: bool,
-    sent: Option<Sent>,
+    pub sent: Option<Sent>,
 }
 
 impl Unsent {
@@ -329,10 +353,8 @@ impl<W: Wire> Out<'_, W> {
             Body::Unframed(source) => self.stream(Vec::new(), source, Content::UntilClose).await,
             _ if content == Content::None => self.send(&[&head], 0).await,
             Body::Empty => self.send(&[&head], 0).await,
-            Body::Bytes(bytes) | Body::Prepared(_, Piece::Bytes(bytes)) => {
-                self.send(&[&head, &bytes], bytes.len()).await
-            }
-            Body::File(file) | Body::Prepared(_, Piece::File(file)) => {
+            Body::Bytes(bytes) => self.send(&[&head, &bytes], bytes.len()).await,
+            Body::File(file) => {
                 let sent = self.wire.send_file(&head, &file, self.stall).await?;
                 self.bytes += sent;
                 if sent < file.length {

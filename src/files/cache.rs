@@ -17,7 +17,7 @@ use http::HeaderMap;
 use rustix::fs::Stat;
 
 use super::resolve::Root;
-use crate::message::{Piece, PreparedHead};
+use crate::message::{Piece, PreparedHead, Ready};
 
 /// Contents up to this length are kept; of longer files only the fields are.
 const SMALL_BYTES: u64 = 32 << 10;
@@ -93,7 +93,7 @@ impl Stamp {
 
 impl Cache {
     /// The answer for a path, if its file is what it was.
-    pub(super) fn get(&self, target: &[u8], root: &Root) -> Option<(Arc<PreparedHead>, Piece)> {
+    pub(super) fn get(&self, target: &[u8], root: &Root) -> Option<Ready> {
         let entry = {
             let entries = self.entries.read().unwrap_or_else(PoisonError::into_inner);
             Arc::clone(entries.by_target.get(target)?)
@@ -103,7 +103,7 @@ impl Cache {
             self.forget(target);
             return None;
         }
-        let piece = if let Some(content) = &entry.content {
+        let content = if let Some(content) = &entry.content {
             Piece::Bytes(content.clone())
         } else {
             let file = root.reopen(&entry.path)?;
@@ -113,7 +113,10 @@ impl Cache {
             }
             Piece::file(file, 0, entry.stamp.length)
         };
-        Some((Arc::clone(&entry.head), piece))
+        Some(Ready {
+            head: Arc::clone(&entry.head),
+            content,
+        })
     }
 
     /// Keeps the answer to a plain request for a whole file.

@@ -99,8 +99,8 @@ async fn read(body: Body) -> Result<Vec<u8>, BodyError> {
     use std::os::unix::fs::FileExt;
     match body {
         Body::Empty => Ok(Vec::new()),
-        Body::Bytes(bytes) | Body::Prepared(_, Piece::Bytes(bytes)) => Ok(bytes.into()),
-        Body::File(body) | Body::Prepared(_, Piece::File(body)) => {
+        Body::Bytes(bytes) => Ok(bytes.into()),
+        Body::File(body) => {
             let mut bytes = vec![0; usize::try_from(body.length).unwrap()];
             body.file.read_exact_at(&mut bytes, body.offset)?;
             Ok(bytes)
@@ -867,7 +867,11 @@ async fn ask_until_kept(files: &Files, target: &'static str) -> Vec<u8> {
         let parsed = Target::parse(&Bytes::from_static(target.as_bytes())).unwrap();
         files.respond(&head, &parsed).await.unwrap();
         if let Some(again) = files.respond_again(target.as_bytes()) {
-            return read(again.into_body()).await.unwrap();
+            let body = match again.content {
+                Piece::Bytes(bytes) => Body::Bytes(bytes),
+                Piece::File(file) => Body::File(file),
+            };
+            return read(body).await.unwrap();
         }
         assert!(Instant::now() < deadline, "{target} is never kept");
         tokio::time::sleep(Duration::from_millis(50)).await;

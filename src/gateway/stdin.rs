@@ -74,7 +74,7 @@ impl Stdin {
                 length: None,
                 source,
             }) => spool(source, max_body).await,
-            Body::File(_) | Body::Prepared(..) | Body::Unframed(_) => {
+            Body::File(_) | Body::Unframed(_) => {
                 unreachable!("no engine makes these from a request")
             }
         }

@@ -17,18 +17,20 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
+use bytes::{Buf, BytesMut};
 use http::header::EXPECT;
 use http::{Method, StatusCode, Version};
 use rustix::net::SendFlags;
 use tokio::io::Interest;
 use tokio::net::TcpStream;
 use tokio::net::tcp::OwnedWriteHalf;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::mpsc;
 
 use super::Shared;
 use super::content::{Drained, Inbound, Upload};
-use super::head::{Head, Search};
-use crate::engine::framing::{self, Framing};
+use super::head::{self, Head, Search};
+use crate::clock;
+use crate::engine::framing::{self, Asker, Framing};
 use crate::engine::tcp;
 use crate::engine::wire::{self, Asked, Delivered, Unsent, Wire};
 use crate::error::Fault;
@@ -65,12 +67,10 @@ pub struct Connection {
     inbound: Inbound,
     out: Arc<Outbound>,
     facts: message::Connection,
-    stopped: watch::Receiver<bool>,
-    born: Instant,
     phase: AtomicU8,
-    /// When the phase began, in milliseconds since `born`.
+    /// When the phase began, in milliseconds.
     entered: AtomicU64,
-    /// In milliseconds since `born`; `u64::MAX`: none.
+    /// In milliseconds; `u64::MAX`: none.
     deadline: AtomicU64,
     /// The deadline has passed.
     expired: AtomicBool,
@@ -87,16 +87,17 @@ enum After {
     Cut,
 }
 
-/// What a request comes to at once.
+/// What a connection has to do when a request has arrived.
 #[allow(
     clippy::large_enum_variant,
     reason = "moved once, and boxed where it is kept"
 )]
-enum Now {
-    Done(After),
-    /// The answer is on its way.
+enum Next {
+    /// The request was answered, and it was the last one.
+    Close,
+    /// The rest of an answer is to be sent.
     Unsent(Unsent),
-    /// It takes more than that.
+    /// A request is to be answered.
     Ask(Head),
 }
 
@@ -114,11 +115,7 @@ impl After {
 }
 
 impl Connection {
-    pub fn new(
-        stream: TcpStream,
-        shared: Arc<Shared>,
-        stopped: watch::Receiver<bool>,
-    ) -> io::Result<Self> {
+    pub fn new(stream: TcpStream, shared: Arc<Shared>) -> io::Result<Self> {
         let (remote, local): (SocketAddr, SocketAddr) = (stream.peer_addr()?, stream.local_addr()?);
         let (receiving, sending) = stream.into_split();
         shared.open.fetch_add(1, Ordering::SeqCst);
@@ -130,8 +127,6 @@ impl Connection {
                 local,
                 secure: false,
             },
-            stopped,
-            born: Instant::now(),
             phase: AtomicU8::new(Phase::Idle as u8),
             entered: AtomicU64::new(0),
             deadline: AtomicU64::new(u64::MAX),
@@ -152,9 +147,9 @@ impl Connection {
         }
     }
 
-    /// When the wait for the next request began.
-    pub fn idle_since(&self) -> Instant {
-        self.born + Duration::from_millis(self.entered.load(Ordering::Relaxed))
+    /// When the wait for the next request began, in milliseconds.
+    pub fn idle_since(&self) -> u64 {
+        self.entered.load(Ordering::Relaxed)
     }
 
     /// Ends an idle connection.
@@ -164,7 +159,7 @@ impl Connection {
     }
 
     fn enter(&self, phase: Phase, wait: Option<Duration>) {
-        let now = self.born.elapsed();
+        let now = clock::monotonic();
         let deadline = wait.map_or(u64::MAX, |wait| milliseconds(now.saturating_add(wait)));
         self.entered.store(milliseconds(now), Ordering::Relaxed);
         self.deadline.store(deadline, Ordering::Relaxed);
@@ -174,7 +169,7 @@ impl Connection {
     /// Ends the wait if its time is over; the worker calls this.
     pub fn expire(&self) {
         let deadline = self.deadline.load(Ordering::Relaxed);
-        let now = milliseconds(self.born.elapsed());
+        let now = milliseconds(clock::monotonic());
         if deadline != u64::MAX && now >= deadline && self.phase() != Phase::Busy {
             self.expired.store(true, Ordering::Relaxed);
             let _ = rustix::net::shutdown(self, rustix::net::Shutdown::Read);
@@ -182,15 +177,15 @@ impl Connection {
     }
 
     fn is_stopping(&self) -> bool {
-        *self.stopped.borrow()
+        self.shared.stopping.load(Ordering::Relaxed)
     }
 
     /// The whole life.
     pub async fn serve(self: Arc<Self>) {
         let mut search = Search::default();
         loop {
-            let head = match self.next_head(&mut search).await {
-                Ok(Some(head)) => head,
+            let next = match self.next_request(&mut search).await {
+                Ok(Some(next)) => next,
                 Ok(None) => return,
                 Err(fault) => {
                     self.refuse(fault).await;
@@ -200,10 +195,10 @@ impl Connection {
             self.enter(Phase::Busy, None);
             // A request's state is large and lives only as long as it does; a
             // connection that waits is small.
-            let after = match self.exchange_now(head) {
-                Now::Done(after) => after,
-                Now::Unsent(unsent) => Box::pin(self.finish_sending(unsent)).await,
-                Now::Ask(head) => Box::pin(self.exchange(head)).await,
+            let after = match next {
+                Next::Close => After::Close,
+                Next::Unsent(unsent) => Box::pin(self.finish_sending(unsent)).await,
+                Next::Ask(head) => Box::pin(self.exchange(head)).await,
             };
             match after {
                 After::KeepAlive if self.is_stopping() => return self.close().await,
@@ -214,19 +209,24 @@ impl Connection {
         }
     }
 
-    /// `None`: the client has closed, or has been idle for too long.
-    async fn next_head(&self, search: &mut Search) -> Result<Option<Head>, Fault> {
+    /// What to do next. `None`: the client has closed, or has been idle for too
+    /// long.
+    async fn next_request(&self, search: &mut Search) -> Result<Option<Next>, Fault> {
         loop {
-            let taken = self.inbound.with_buffer(|buffer| {
-                let head = search.take(buffer, &self.shared.limits)?;
-                Ok((head, !buffer.is_empty()))
-            })?;
-            match taken {
-                (Some(head), _) => return Ok(Some(head)),
-                (None, true) if self.phase() == Phase::Idle => {
-                    self.enter(Phase::Head, Some(self.shared.limits.head));
+            let (next, is_partial) = self.inbound.with_buffer(|buffer| {
+                if search.is_fresh()
+                    && let Some(next) = self.answer_ready(buffer)
+                {
+                    return Ok((Some(next), false));
                 }
-                (None, _) => {}
+                let head = search.take(buffer, &self.shared.limits)?;
+                Ok((head.map(Next::Ask), !buffer.is_empty()))
+            })?;
+            if next.is_some() {
+                return Ok(next);
+            }
+            if is_partial && self.phase() == Phase::Idle {
+                self.enter(Phase::Head, Some(self.shared.limits.head));
             }
             match self.inbound.fill().await {
                 Ok(1..) => {}
@@ -238,27 +238,41 @@ impl Connection {
         }
     }
 
-    /// One request whose answer is ready, without a future for it.
-    fn exchange_now(&self, head: Head) -> Now {
-        if !matches!(head.framing, Ok(Framing::None)) || self.shared.limits.http_1_0 {
-            return Now::Ask(head);
+    /// Answers the requests in front of `buffer` whose answers are ready. This
+    /// is the way of most requests for files: no wait, no header map, no future
+    /// of their own. `None`: the next one, if there is one, takes more.
+    fn answer_ready(&self, buffer: &mut BytesMut) -> Option<Next> {
+        let Shared {
+            service, limits, ..
+        } = &*self.shared;
+        while !limits.http_1_0
+            && let Some((glance, keep_alive, length)) = head::glance(buffer, &self.facts, limits)
+        {
+            let began = self.shared.log.takes_times().then(Instant::now);
+            let asker = Asker {
+                method: glance.method,
+                version: glance.version,
+                keep_alive: keep_alive && !self.is_stopping(),
+            };
+            let ready = service.respond_again(&glance)?;
+            match wire::deliver_now(&*self.out, asker, ready) {
+                Ok((delivered, bytes)) => {
+                    let took = began.map_or(Duration::ZERO, |began| began.elapsed());
+                    service.sent_again(&glance, bytes, took);
+                    buffer.advance(length);
+                    if !delivered.keep_alive {
+                        return Some(Next::Close);
+                    }
+                    self.enter(Phase::Idle, Some(limits.idle));
+                }
+                Err(mut unsent) => {
+                    unsent.sent = Some(service.sending_again(&glance));
+                    buffer.advance(length);
+                    return Some(Next::Unsent(unsent));
+                }
+            }
         }
-        let again = self
-            .shared
-            .service
-            .respond_again(&self.facts, &head.target, &head.request);
-        let Some(response) = again else {
-            return Now::Ask(head);
-        };
-        let asked = Asked {
-            method: head.request.method().clone(),
-            version: head.request.version(),
-            keep_alive: self.goes_on(&head.request),
-        };
-        match wire::deliver_now(&*self.out, &self.shared.limits, &asked, response) {
-            Ok(delivered) => Now::Done(After::of(&delivered)),
-            Err(unsent) => Now::Unsent(unsent),
-        }
+        None
     }
 
     async fn finish_sending(&self, unsent: Unsent) -> After {

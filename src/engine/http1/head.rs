@@ -9,7 +9,11 @@ use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Version};
 use crate::engine::Limits;
 use crate::engine::framing::{self, Framing};
 use crate::error::Fault;
+use crate::message::{Connection, Glance};
+use crate::service::Service;
 
+/// More fields than this are no [`Glance`].
+const GLANCED_FIELDS: usize = 32;
 /// The most that `--max-fields` can ask for.
 pub const MOST_FIELDS: usize = 1000;
 
@@ -23,6 +27,96 @@ pub struct Head {
     pub framing: Result<Framing, Fault>,
 }
 
+/// Looks whether `buffer` begins with a whole head that is a [`Glance`]: if so,
+/// that, whether the client lets the connection go on, and the head's length.
+/// Whatever is unusual is left to [`Search::take`] to judge.
+pub fn glance<'a>(
+    buffer: &'a [u8],
+    connection: &'a Connection,
+    limits: &Limits,
+) -> Option<(Glance<'a>, bool, usize)> {
+    let mut fields = [MaybeUninit::uninit(); GLANCED_FIELDS];
+    let mut parsed = httparse::Request::new(&mut []);
+    let most = limits.fields.min(GLANCED_FIELDS);
+    let length = match parsed.parse_with_uninit_headers(buffer, &mut fields[..most]) {
+        Ok(httparse::Status::Complete(length)) if length <= limits.head_bytes => length,
+        _ => return None,
+    };
+    let version = match parsed.version? {
+        0 => Version::HTTP_10,
+        _ => Version::HTTP_11,
+    };
+    let mut glance = Glance {
+        connection,
+        method: match parsed.method? {
+            "GET" => &Method::GET,
+            "HEAD" => &Method::HEAD,
+            _ => return None,
+        },
+        target: parsed.path?.as_bytes(),
+        version,
+        host: None,
+        referer: None,
+        user_agent: None,
+    };
+    let mut keep_alive = None;
+    for field in &*parsed.headers {
+        let place = match known(field.name) {
+            Some(Known::Host) => &mut glance.host,
+            Some(Known::Referer) => &mut glance.referer,
+            Some(Known::UserAgent) => &mut glance.user_agent,
+            Some(Known::Connection) if keep_alive.is_none() => {
+                keep_alive = Some(connection_option(field.value)?);
+                continue;
+            }
+            Some(Known::Connection | Known::Framing) => return None,
+            None if Service::heeds(field.name.as_bytes()) => return None,
+            None => continue,
+        };
+        if place.replace(field.value).is_some() {
+            return None;
+        }
+    }
+    if glance.host.is_none() && version == Version::HTTP_11 {
+        return None;
+    }
+    let keep_alive = keep_alive.unwrap_or(version == Version::HTTP_11);
+    Some((glance, keep_alive, length))
+}
+
+/// The fields that an engine or the access log looks at.
+enum Known {
+    Host,
+    Connection,
+    Referer,
+    UserAgent,
+    /// That content follows, or what the client expects.
+    Framing,
+}
+
+fn known(name: &str) -> Option<Known> {
+    let is = |known: &str| name.eq_ignore_ascii_case(known);
+    match name.len() {
+        4 if is("host") => Some(Known::Host),
+        6 if is("expect") => Some(Known::Framing),
+        7 if is("referer") => Some(Known::Referer),
+        10 if is("connection") => Some(Known::Connection),
+        10 if is("user-agent") => Some(Known::UserAgent),
+        14 if is("content-length") => Some(Known::Framing),
+        17 if is("transfer-encoding") => Some(Known::Framing),
+        _ => None,
+    }
+}
+
+/// Whether a Connection field with one of the two usual options keeps it.
+fn connection_option(value: &[u8]) -> Option<bool> {
+    if value.eq_ignore_ascii_case(b"keep-alive") {
+        Some(true)
+    } else {
+        value.eq_ignore_ascii_case(b"close").then_some(false)
+    }
+}
+
 /// A search for the head's end that doesn't look at a byte twice.
 #[derive(Debug, Default)]
 pub struct Search {
@@ -30,6 +124,11 @@ pub struct Search {
 }
 
 impl Search {
+    /// Nothing of a head was looked at.
+    pub fn is_fresh(&self) -> bool {
+        self.searched == 0
+    }
+
     /// Takes a complete head from the front of `buffer`; `None` if there is
     /// none yet.
     pub fn take(&mut self, buffer: &mut BytesMut, limits: &Limits) -> Result<Option<Head>, Fault> {
