@@ -54,7 +54,7 @@ pub trait Wire: AsFd + Sync {
 /// Sends all of `pieces`. No wait for the client to take data is longer than
 /// `stall`.
 pub async fn send(wire: &impl Wire, pieces: &[&[u8]], stall: Duration) -> io::Result<()> {
-    const MOST: usize = 4;
+    const MOST: usize = 5;
     let mut slices = [IoSlice::new(&[]); MOST];
     for (slice, piece) in slices.iter_mut().zip(pieces) {
         *slice = IoSlice::new(piece);
@@ -374,50 +374,64 @@ impl<W: Wire> Out<'_, W> {
     }
 
     /// Each piece leaves at once (C115); the head doesn't wait for the first
-    /// (C86), but goes with it if it is there already.
+    /// (C86). What is there already goes with it, so that a short answer leaves
+    /// in one write.
     async fn stream(
         &mut self,
         mut head: Vec<u8>,
         mut source: Box<dyn Source>,
         content: Content,
     ) -> Result<(), Cut> {
+        let (chunk_end, whole_end): (&[u8], &[u8]) = match content {
+            Content::Chunked => (CHUNK_END, LAST_CHUNK),
+            _ => (&[], &[]),
+        };
+        let mut ready = now(source.next()).await;
+        if ready.is_none() {
+            self.send(&[&head], 0).await?;
+            head.clear();
+        }
         loop {
-            let piece = if head.is_empty() {
-                source.next().await
-            } else {
-                let ready = tokio::select! {
-                    biased;
-                    piece = source.next() => Some(piece),
-                    () = std::future::ready(()) => None,
-                };
-                let Some(piece) = ready else {
-                    self.send(&[&head], 0).await?;
-                    head.clear();
-                    continue;
-                };
-                piece
+            let piece = match ready.take() {
+                Some(piece) => piece,
+                None => source.next().await,
             };
-            match piece {
-                Some(Ok(piece)) if content == Content::Chunked => {
-                    let chunk = framing::chunk_head(piece.len());
-                    self.send(&[&head, &chunk, &piece, CHUNK_END], piece.len())
-                        .await?;
-                }
-                Some(Ok(piece)) => self.send(&[&head, &piece], piece.len()).await?,
+            let piece = match piece {
+                Some(Ok(piece)) => piece,
+                None => return self.send(&[&head, whole_end], 0).await,
                 Some(Err(_)) => {
                     self.send(&[&head], 0).await?;
                     return Err(Cut::Source);
                 }
-                None => {
-                    let end = if content == Content::Chunked {
-                        LAST_CHUNK
-                    } else {
-                        &[]
-                    };
-                    return self.send(&[&head, end], 0).await;
-                }
+            };
+            if !head.is_empty() {
+                // The others have their turn; a script that has just printed
+                // all it has to say ends meanwhile.
+                tokio::task::yield_now().await;
+            }
+            ready = now(source.next()).await;
+            let is_last = matches!(ready, Some(None));
+            let size = match content {
+                Content::Chunked => framing::chunk_head(piece.len()),
+                _ => Vec::new(),
+            };
+            let end = if is_last { whole_end } else { &[] };
+            self.send(&[&head, &size, &piece, chunk_end, end], piece.len())
+                .await?;
+            if is_last {
+                return Ok(());
             }
             head.clear();
         }
+    }
+}
+
+/// What a future comes to without waiting. Dropped unfinished, it must have lost
+/// nothing.
+async fn now<T>(future: impl Future<Output = T>) -> Option<T> {
+    tokio::select! {
+        biased;
+        value = future => Some(value),
+        () = std::future::ready(()) => None,
     }
 }

@@ -5,6 +5,7 @@
 //! (here), standard error (`stderr`). Nothing waits for one to end before it
 //! serves another, so no order in which a script uses them can deadlock (C67).
 
+use std::cell::Cell;
 use std::ffi::CString;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
@@ -41,6 +42,11 @@ use crate::os;
 
 /// What is read from a script at once. The usual capacity of a pipe.
 const READ_BYTES: usize = 64 << 10;
+/// Up to this it is copied out of the thread's buffer; above, the buffer itself
+/// goes on.
+const COPIED_BYTES: usize = 16 << 10;
+/// How long only the output of a new script is watched.
+const MOMENT: Duration = Duration::from_millis(20);
 /// How long the end of the body waits for the exit status, so that a crash can
 /// be shown as a truncation (C123).
 const EXIT_WAIT: Duration = Duration::from_millis(250);
@@ -52,6 +58,12 @@ const BUSY_WAIT: Duration = Duration::from_secs(1);
 const BUSY_POLL: Duration = Duration::from_millis(20);
 /// Seconds, in Retry-After when no place became free.
 const RETRY_AFTER: u32 = 2;
+
+thread_local! {
+    /// What a script writes is read into this. Most write little, and memory of
+    /// this size costs more than to read it.
+    static BUFFER: Cell<Vec<u8>> = const { Cell::new(Vec::new()) };
+}
 
 /// How scripts are run; one for the whole server.
 pub struct Options {
@@ -230,13 +242,13 @@ impl Shared {
         let mut process = self.start_process(&program, streams, place, script).await?;
         // Our copies of the script's ends would keep its end-of-file from us.
         drop((child_out, child_err));
-        let stderr = Stderr::start(stderr, &script.subject, process.pid(), &self.log)
-            .map_err(no_resources)?;
+        let stderr = Stderr::new(stderr, &script.subject, process.pid(), &self.log);
         let streams = Streams {
             stdout: os::watch(stdout, Interest::READABLE).map_err(no_resources)?,
             process,
             feeder: stdin.start().map_err(no_resources)?,
             stderr,
+            watched: false,
             ended: None,
             script: script.clone(),
             shared: Arc::clone(self),
@@ -342,6 +354,8 @@ struct Streams {
     stdout: AsyncFd<OwnedFd>,
     feeder: Option<Feeder>,
     stderr: Stderr,
+    /// Standard error and the process are watched too.
+    watched: bool,
     /// The direct child has ended.
     ended: Option<Ended>,
     script: Script,
@@ -579,6 +593,10 @@ impl Streams {
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
                 Err(error) => return Err(Stop::Io(error)),
             }
+            if !self.watched {
+                self.wait_a_moment().await?;
+                continue;
+            }
             let Self {
                 process,
                 stdout,
@@ -611,6 +629,28 @@ impl Streams {
         }
     }
 
+    /// For output, for as long as most scripts run. Watching three things
+    /// costs more than such a script's whole answer.
+    async fn wait_a_moment(&mut self) -> Result<(), Stop> {
+        let moment = Instant::now() + MOMENT;
+        let moment = self
+            .deadline
+            .map_or(moment, |deadline| deadline.min(moment));
+        tokio::select! {
+            biased;
+            ready = self.stdout.readable() => match ready {
+                Ok(mut ready) => ready.clear_ready(),
+                Err(error) => return Err(Stop::Io(error)),
+            },
+            error = content_failure(self.feeder.as_mut()) => return Err(Stop::Content(error)),
+            () = sleep_until(moment) => {
+                self.watched = true;
+                self.stderr.watch().map_err(Stop::Io)?;
+            }
+        }
+        Ok(())
+    }
+
     /// Content still moves: a script that reads a slow upload isn't silent.
     fn content_deadline(&self) -> Option<Instant> {
         let moved = self.feeder.as_ref()?.last_moved();
@@ -619,12 +659,21 @@ impl Streams {
     }
 
     fn read_now(&self) -> io::Result<Option<Bytes>> {
-        let mut buffer = Vec::with_capacity(READ_BYTES);
+        let mut buffer = BUFFER.take();
+        buffer.clear();
+        buffer.reserve_exact(READ_BYTES);
         let read = rustix::io::read(
             self.stdout.get_ref(),
             rustix::buffer::spare_capacity(&mut buffer),
-        )?;
-        Ok((read > 0).then(|| Bytes::from(buffer)))
+        );
+        let bytes = match read {
+            Ok(0) | Err(_) => None,
+            Ok(read) if read <= COPIED_BYTES => Some(Bytes::copy_from_slice(&buffer)),
+            Ok(_) => return Ok(Some(Bytes::from(buffer))),
+        };
+        BUFFER.set(buffer);
+        read?;
+        Ok(bytes)
     }
 
     /// Output has come: the time for the next begins anew.

@@ -18,7 +18,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{Notify, OwnedSemaphorePermit};
 use tokio::time::{Instant, sleep, timeout_at};
 
-use super::spawn::{Spawn, SpawnError, Step, spawn};
+use super::spawn::{Spawn, SpawnError, Spawned, spawn};
 use crate::os;
 
 /// From SIGTERM to SIGKILL (C127).
@@ -57,10 +57,39 @@ pub struct Process {
 
 struct Inner {
     pid: Pid,
-    pidfd: AsyncFd<OwnedFd>,
+    pidfd: Pidfd,
     ended: Option<Ended>,
     processes: Processes,
     permit: Option<OwnedSemaphorePermit>,
+}
+
+/// The runtime watches it only when somebody has to wait for the end: most
+/// scripts have ended when that is asked.
+enum Pidfd {
+    Unwatched(OwnedFd),
+    Watched(AsyncFd<OwnedFd>),
+    /// It can't be watched: out of memory or watches.
+    Unwatchable,
+}
+
+impl Pidfd {
+    /// Returns when the process may have ended.
+    async fn wait(&mut self) {
+        if let Self::Unwatched(_) = self
+            && let Self::Unwatched(pidfd) = std::mem::replace(self, Self::Unwatchable)
+            && let Ok(pidfd) = os::watch(pidfd, Interest::READABLE)
+        {
+            *self = Self::Watched(pidfd);
+        }
+        let Self::Watched(pidfd) = self else {
+            return sleep(GROUP_POLL).await;
+        };
+        match pidfd.readable().await {
+            Ok(mut ready) => ready.clear_ready(),
+            // The runtime is going down and takes the process with it.
+            Err(_) => std::future::pending().await,
+        }
+    }
 }
 
 impl Processes {
@@ -81,12 +110,18 @@ impl Processes {
         what: &Spawn<'_>,
         permit: OwnedSemaphorePermit,
     ) -> Result<Process, (SpawnError, OwnedSemaphorePermit)> {
-        match self.watched(what) {
-            Ok((pid, pidfd)) => {
+        let starting = self.live.starting.read();
+        let spawned = spawn(what);
+        if let Ok(Spawned { pid, .. }) = spawned {
+            self.live.lock().insert(pid);
+        }
+        drop(starting);
+        match spawned {
+            Ok(Spawned { pid, pidfd }) => {
                 let processes = self.clone();
                 let inner = Inner {
                     pid,
-                    pidfd,
+                    pidfd: Pidfd::Unwatched(pidfd),
                     ended: None,
                     processes,
                     permit: Some(permit),
@@ -95,25 +130,6 @@ impl Processes {
             }
             Err(error) => Err((error, permit)),
         }
-    }
-
-    fn watched(&self, what: &Spawn<'_>) -> Result<(Pid, AsyncFd<OwnedFd>), SpawnError> {
-        let starting = self.live.starting.read();
-        let spawned = spawn(what)?;
-        self.live.lock().insert(spawned.pid);
-        drop(starting);
-        let pidfd = os::watch(spawned.pidfd, Interest::READABLE).map_err(|error| {
-            // Out of memory or watches; the process must not run on unseen.
-            signal_script(spawned.pid, Signal::KILL);
-            let _ =
-                rustix::process::waitpid(Some(spawned.pid), rustix::process::WaitOptions::empty());
-            self.live.remove(spawned.pid);
-            SpawnError {
-                step: Step::Fork,
-                error,
-            }
-        })?;
-        Ok((spawned.pid, pidfd))
     }
 
     /// Ends every group: SIGTERM, `TERM_GRACE`, SIGKILL. Returns when all are
@@ -134,11 +150,6 @@ impl Processes {
 impl Live {
     fn lock(&self) -> std::sync::MutexGuard<'_, HashSet<Pid>> {
         self.groups.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn remove(&self, pid: Pid) {
-        self.lock().remove(&pid);
-        self.reaped.notify_waiters();
     }
 
     fn signal_all(&self, signal: Signal) {
@@ -246,13 +257,9 @@ impl Inner {
             if let Some(ended) = self.ended {
                 return ended;
             }
-            match self.pidfd.readable().await {
-                Ok(mut ready) => {
-                    self.ended = status(self.pid);
-                    ready.clear_ready();
-                }
-                // The runtime is going down and takes the process with it.
-                Err(_) => std::future::pending().await,
+            self.ended = status(self.pid);
+            if self.ended.is_none() {
+                self.pidfd.wait().await;
             }
         }
     }

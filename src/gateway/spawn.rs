@@ -15,11 +15,13 @@
     reason = "clone(2) and the calls after it have no safe form"
 )]
 
+use std::cell::Cell;
 use std::ffi::{CStr, CString};
 use std::io;
 use std::mem::MaybeUninit;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::ptr;
+use std::sync::OnceLock;
 
 use libc::{c_char, c_int, c_void};
 use rustix::process::Pid;
@@ -65,6 +67,11 @@ pub enum Step {
 /// Enough for the system calls of `child`; there is no recursion in it.
 const STACK_BYTES: usize = 32 << 10;
 
+thread_local! {
+    /// The child's stack, kept for the next child of this thread.
+    static STACK: Cell<Vec<MaybeUninit<u128>>> = const { Cell::new(Vec::new()) };
+}
+
 /// What parent and child share while the parent stands still.
 struct Child<'a> {
     spawn: &'a Spawn<'a>,
@@ -73,6 +80,8 @@ struct Child<'a> {
     /// The server's process id, to notice that it died before the
     /// parent-death signal was set.
     server: libc::pid_t,
+    /// Those whose disposition may not be the default.
+    signals: &'a [c_int],
     failure: Option<(Step, c_int)>,
 }
 
@@ -88,9 +97,11 @@ pub fn spawn(spawn: &Spawn<'_>) -> Result<Spawned, SpawnError> {
         envp: null_terminated(spawn.environment),
         // SAFETY: getpid has no preconditions.
         server: unsafe { libc::getpid() },
+        signals: changed_signals(),
         failure: None,
     };
-    let mut stack = Vec::<MaybeUninit<u128>>::with_capacity(STACK_BYTES / size_of::<u128>());
+    let mut stack = STACK.take();
+    stack.reserve_exact(STACK_BYTES / size_of::<u128>());
     let mut pidfd: c_int = -1;
     // SAFETY: the stack outlives the child's use of it, because CLONE_VFORK
     // holds this thread until the child has called exec or _exit; it grows
@@ -115,6 +126,7 @@ pub fn spawn(spawn: &Spawn<'_>) -> Result<Spawned, SpawnError> {
         }
         pid
     };
+    STACK.set(stack);
     // SAFETY: clone has just made this descriptor for us (CLONE_PIDFD).
     let pidfd = unsafe { OwnedFd::from_raw_fd(pidfd) };
     let pid = Pid::from_raw(pid).expect("clone returned a positive process id");
@@ -172,7 +184,7 @@ unsafe fn become_script(child: &Child<'_>) -> Step {
     let spawn = child.spawn;
     // SAFETY: system calls on values that live in the parent's memory.
     unsafe {
-        if libc::setpgid(0, 0) != 0 || !reset_signals() {
+        if libc::setpgid(0, 0) != 0 || !reset_signals(child.signals) {
             return Step::Prepare;
         }
         if libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGTERM) != 0 {
@@ -203,19 +215,57 @@ unsafe fn become_script(child: &Child<'_>) -> Step {
     }
 }
 
+/// Of the kernel's signal set, in bytes.
+const SET_BYTES: usize = 8;
+/// At least as long as the kernel's sigaction on every platform. All zero it
+/// is the default disposition with an empty mask.
+type Action = [u64; 8];
+
+/// The signals that this process doesn't leave at their default. Looked up
+/// when the first script starts: the server's handlers are there by then, and
+/// those that the runtime may add later are named here.
+fn changed_signals() -> &'static [c_int] {
+    static CHANGED: OnceLock<Vec<c_int>> = OnceLock::new();
+    const HANDLED: [c_int; 5] = [
+        libc::SIGHUP,
+        libc::SIGINT,
+        libc::SIGTERM,
+        libc::SIGPIPE,
+        libc::SIGCHLD,
+    ];
+    let is_default = |signal: c_int| {
+        let mut action: Action = [0; 8];
+        // Past the C library, which keeps two signals to itself: its
+        // posix_spawn starts a program, such as this server, with these
+        // ignored.
+        // SAFETY: only asks; `action` is long enough.
+        let asked = unsafe {
+            libc::syscall(
+                libc::SYS_rt_sigaction,
+                signal,
+                ptr::null::<c_void>(),
+                action.as_mut_ptr(),
+                SET_BYTES,
+            )
+        };
+        // The handler is the first word of the kernel's structure; fails for
+        // no signal.
+        asked == 0 && action[0] == libc::SIG_DFL as u64
+    };
+    CHANGED.get_or_init(|| {
+        let all = 1..=libc::SIGRTMAX();
+        all.filter(|signal| HANDLED.contains(signal) || !is_default(*signal))
+            .collect()
+    })
+}
+
 /// Default dispositions and an empty mask (C129): an ignored signal would
 /// survive the exec. The handlers' table is the child's own (no `CLONE_SIGHAND`).
-unsafe fn reset_signals() -> bool {
-    /// Of the kernel's signal set, in bytes.
-    const SET_BYTES: usize = 8;
-    // At least as long as the kernel's sigaction on every platform.
-    let default = [0u64; 8];
+unsafe fn reset_signals(changed: &[c_int]) -> bool {
+    let default: Action = [0; 8];
     // SAFETY: an all-zero sigaction is SIG_DFL with an empty mask.
     unsafe {
-        for signal in 1..=libc::SIGRTMAX() {
-            // Past the C library, which keeps two signals to itself: its
-            // posix_spawn starts a program, such as this server, with these
-            // ignored. Fails for SIGKILL and SIGSTOP only.
+        for &signal in changed {
             libc::syscall(
                 libc::SYS_rt_sigaction,
                 signal,
