@@ -8,7 +8,7 @@
 use std::cell::Cell;
 use std::ffi::CString;
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -30,7 +30,7 @@ use super::diagnosis;
 use super::process::{Ended, Process, Processes};
 use super::reply::{self, Block, HeadReader, Invalid, Kind, Reply};
 use super::script::Script;
-use super::spawn::Spawn;
+use super::spawn::{Born, Program, SpawnError};
 use super::stderr::Stderr;
 use super::stdin::{Feeder, Stdin, output_pipe};
 use super::unchunk::Unchunk;
@@ -158,7 +158,7 @@ impl Cgi {
             None => shared.place(facts.script).await?,
         };
         facts.content_length = stdin.length;
-        let run = shared.start(&facts, stdin, place).await?;
+        let run = shared.start(&facts, stdin, place)?;
         if is_nph(facts.script) {
             return run.unframed().await.map(Outcome::Response);
         }
@@ -227,7 +227,7 @@ impl Shared {
         }
     }
 
-    async fn start(
+    fn start(
         self: &Arc<Self>,
         facts: &Facts<'_>,
         stdin: Stdin,
@@ -235,19 +235,19 @@ impl Shared {
     ) -> Result<Run, Fault> {
         let script = facts.script;
         let no_resources = |error: io::Error| diagnosis::out_of_resources(script, &error);
-        let program = Program::new(self, facts);
-        let (child_out, stdout) = output_pipe().map_err(no_resources)?;
-        let (child_err, stderr) = output_pipe().map_err(no_resources)?;
-        let streams = [stdin.child.as_fd(), child_out.as_fd(), child_err.as_fd()];
-        let mut process = self.start_process(&program, streams, place, script).await?;
-        // Our copies of the script's ends would keep its end-of-file from us.
-        drop((child_out, child_err));
-        let stderr = Stderr::new(stderr, &script.subject, process.pid(), &self.log);
+        let program = Box::new(self.program(facts));
+        let stream = stdin.child.as_fd();
+        let (process, stdout, stderr) = self.launch(script, program, stream, place)?;
+        let (stdin, feeder) = stdin.start().map_err(no_resources)?;
         let streams = Streams {
-            stdout: os::watch(stdout, Interest::READABLE).map_err(no_resources)?,
             process,
-            feeder: stdin.start().map_err(no_resources)?,
+            stdout,
+            feeder,
             stderr,
+            newborn: Some(Newborn {
+                stdin,
+                give_up: Instant::now() + BUSY_WAIT,
+            }),
             watched: false,
             ended: None,
             script: script.clone(),
@@ -259,28 +259,45 @@ impl Shared {
         })
     }
 
-    async fn start_process(
+    /// Makes the process and the pipes that come from it.
+    fn launch(
         &self,
-        program: &Program,
-        streams: [std::os::fd::BorrowedFd<'_>; 3],
-        mut place: OwnedSemaphorePermit,
         script: &Script,
-    ) -> Result<Process, Fault> {
-        let spawn = program.spawn(streams, self.options.open_files);
-        let give_up = Instant::now() + BUSY_WAIT;
-        loop {
-            match self.processes.start(&spawn, place) {
-                Ok(process) => return Ok(process),
-                Err((failed, kept)) => {
-                    if Errno::from_io_error(&failed.error) != Some(Errno::TXTBSY)
-                        || Instant::now() >= give_up
-                    {
-                        return Err(diagnosis::cannot_start(script, &failed));
-                    }
-                    place = kept;
-                }
-            }
-            sleep(BUSY_POLL).await;
+        program: Box<Program>,
+        stdin: BorrowedFd<'_>,
+        place: OwnedSemaphorePermit,
+    ) -> Result<(Process, AsyncFd<OwnedFd>, Stderr), Fault> {
+        let no_resources = |error: io::Error| diagnosis::out_of_resources(script, &error);
+        let (child_out, stdout) = output_pipe().map_err(no_resources)?;
+        let (child_err, stderr) = output_pipe().map_err(no_resources)?;
+        let streams = [stdin, child_out.as_fd(), child_err.as_fd()];
+        let mut process = self
+            .processes
+            .start(program, streams, place)
+            .map_err(|failed| diagnosis::cannot_start(script, &failed))?;
+        // Our copies of the script's ends would keep its end-of-file from us.
+        drop((child_out, child_err));
+        let stderr = Stderr::new(stderr, &script.subject, process.pid(), &self.log);
+        let stdout = os::watch(stdout, Interest::READABLE).map_err(no_resources)?;
+        Ok((process, stdout, stderr))
+    }
+
+    /// All strings are made before the clone (C200).
+    fn program(&self, facts: &Facts<'_>) -> Program {
+        let file = c_path(&facts.script.file);
+        // argv[0] is the whole path, so that `$0` works from anywhere (C61).
+        let mut arguments = vec![file.clone()];
+        if self.options.arguments && matches!(facts.head.method, Method::GET | Method::HEAD) {
+            arguments.extend(variables::arguments(&facts.target.query));
+        }
+        let own = || facts.script.file.parent().unwrap_or(Path::new("/"));
+        let directory = self.options.directory.as_deref().unwrap_or_else(own);
+        Program {
+            file,
+            arguments,
+            environment: self.environment.block(&variables::variables(facts)),
+            directory: c_path(directory),
+            open_files: self.options.open_files,
         }
     }
 }
@@ -293,48 +310,6 @@ fn no_place(script: &Script, fault: &str) -> Fault {
         hint: Some("raise `--cgi-jobs`, `--cgi-queue` or `--cgi-wait`".into()),
         ..Diagnosis::default()
     })
-}
-
-/// The strings of a `Spawn`, made before the fork (C200).
-struct Program {
-    file: CString,
-    arguments: Vec<CString>,
-    environment: Vec<CString>,
-    directory: CString,
-}
-
-impl Program {
-    fn new(shared: &Shared, facts: &Facts<'_>) -> Self {
-        let file = c_path(&facts.script.file);
-        // argv[0] is the whole path, so that `$0` works from anywhere (C61).
-        let mut arguments = vec![file.clone()];
-        if shared.options.arguments && matches!(facts.head.method, Method::GET | Method::HEAD) {
-            arguments.extend(variables::arguments(&facts.target.query));
-        }
-        let own = || facts.script.file.parent().unwrap_or(Path::new("/"));
-        let directory = shared.options.directory.as_deref().unwrap_or_else(own);
-        Self {
-            file,
-            arguments,
-            environment: shared.environment.block(&variables::variables(facts)),
-            directory: c_path(directory),
-        }
-    }
-
-    fn spawn<'a>(
-        &'a self,
-        streams: [std::os::fd::BorrowedFd<'a>; 3],
-        open_files: Option<libc::rlimit>,
-    ) -> Spawn<'a> {
-        Spawn {
-            program: &self.file,
-            arguments: &self.arguments,
-            environment: &self.environment,
-            directory: &self.directory,
-            streams,
-            open_files,
-        }
-    }
 }
 
 fn c_path(path: &Path) -> CString {
@@ -354,6 +329,8 @@ struct Streams {
     stdout: AsyncFd<OwnedFd>,
     feeder: Option<Feeder>,
     stderr: Stderr,
+    /// Until its first output or end.
+    newborn: Option<Newborn>,
     /// Standard error and the process are watched too.
     watched: bool,
     /// The direct child has ended.
@@ -364,6 +341,14 @@ struct Streams {
     deadline: Option<Instant>,
 }
 
+/// What it takes to start a script once more if its file is just being written
+/// (C142).
+struct Newborn {
+    /// The script's end, with the content that may be in it.
+    stdin: OwnedFd,
+    give_up: Instant,
+}
+
 /// Why there is no more output although there was no end-of-file.
 enum Stop {
     TimedOut,
@@ -372,6 +357,8 @@ enum Stop {
     /// The request's content ended before its end (C71).
     Content(BodyError),
     Io(io::Error),
+    /// The process could not become the script (C140).
+    NotStarted(SpawnError),
 }
 
 impl Drop for Run {
@@ -588,7 +575,16 @@ impl Streams {
     async fn read(&mut self) -> Result<Option<Bytes>, Stop> {
         loop {
             match self.read_now() {
-                Ok(bytes) => return Ok(bytes),
+                Ok(None) if self.newborn.is_some() => {
+                    if self.was_born().await? {
+                        return Ok(None);
+                    }
+                    continue;
+                }
+                Ok(bytes) => {
+                    self.newborn = None;
+                    return Ok(bytes);
+                }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
                 Err(error) => return Err(Stop::Io(error)),
@@ -629,6 +625,30 @@ impl Streams {
         }
     }
 
+    /// Whether the end of the output is the script's own. If its file was just
+    /// being written, it is started again after a moment.
+    async fn was_born(&mut self) -> Result<bool, Stop> {
+        let Born::Failed(failed, program) = self.process.birth() else {
+            self.newborn = None;
+            return Ok(true);
+        };
+        let is_busy = Errno::from_io_error(&failed.error) == Some(Errno::TXTBSY);
+        let again = self
+            .newborn
+            .as_ref()
+            .filter(|newborn| is_busy && Instant::now() < newborn.give_up);
+        let (Some(newborn), Some(place)) = (again, self.process.give_place()) else {
+            return Err(Stop::NotStarted(failed));
+        };
+        sleep(BUSY_POLL).await;
+        let stdin = newborn.stdin.as_fd();
+        let launched = self.shared.launch(&self.script, program, stdin, place);
+        (self.process, self.stdout, self.stderr) =
+            launched.map_err(|_| Stop::NotStarted(failed))?;
+        self.ended = None;
+        Ok(false)
+    }
+
     /// For output, for as long as most scripts run. Watching three things
     /// costs more than such a script's whole answer.
     async fn wait_a_moment(&mut self) -> Result<(), Stop> {
@@ -645,6 +665,9 @@ impl Streams {
             error = content_failure(self.feeder.as_mut()) => return Err(Stop::Content(error)),
             () = sleep_until(moment) => {
                 self.watched = true;
+                if let Born::Script = self.process.birth() {
+                    self.newborn = None;
+                }
                 self.stderr.watch().map_err(Stop::Io)?;
             }
         }
@@ -766,6 +789,7 @@ impl Streams {
             Stop::Content(error) => body_fault(&self.script, &error),
             Stop::Descendant => self.ended_early(HeadReader::new().end()).await,
             Stop::Io(error) => diagnosis::out_of_resources(&self.script, &error),
+            Stop::NotStarted(failed) => diagnosis::cannot_start(&self.script, &failed),
         }
     }
 }
@@ -910,7 +934,7 @@ impl Output {
                 self.run.take()?.take().end_now();
                 return Some(Err(error));
             }
-            Some(Stop::Io(error)) => {
+            Some(Stop::Io(error) | Stop::NotStarted(SpawnError { error, .. })) => {
                 self.run.take()?.take().end_now();
                 return Some(Err(error.into()));
             }

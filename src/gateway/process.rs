@@ -6,7 +6,7 @@
 
 use std::collections::HashSet;
 use std::io;
-use std::os::fd::OwnedFd;
+use std::os::fd::{BorrowedFd, OwnedFd};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::Duration;
 
@@ -18,7 +18,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{Notify, OwnedSemaphorePermit};
 use tokio::time::{Instant, sleep, timeout_at};
 
-use super::spawn::{Spawn, SpawnError, Spawned, spawn};
+use super::spawn::{Birth, Born, Program, SpawnError, Spawned, spawn};
 use crate::os;
 
 /// From SIGTERM to SIGKILL (C127).
@@ -58,6 +58,7 @@ pub struct Process {
 struct Inner {
     pid: Pid,
     pidfd: Pidfd,
+    birth: Birth,
     ended: Option<Ended>,
     processes: Processes,
     permit: Option<OwnedSemaphorePermit>,
@@ -104,32 +105,26 @@ impl Processes {
         Self { live, runtime }
     }
 
-    /// Gives the place back if there is no process.
+    /// `streams` become the descriptors 0, 1 and 2.
     pub fn start(
         &self,
-        what: &Spawn<'_>,
+        program: Box<Program>,
+        streams: [BorrowedFd<'_>; 3],
         permit: OwnedSemaphorePermit,
-    ) -> Result<Process, (SpawnError, OwnedSemaphorePermit)> {
+    ) -> Result<Process, SpawnError> {
         let starting = self.live.starting.read();
-        let spawned = spawn(what);
-        if let Ok(Spawned { pid, .. }) = spawned {
-            self.live.lock().insert(pid);
-        }
+        let Spawned { pid, pidfd, birth } = spawn(program, streams)?;
+        self.live.lock().insert(pid);
         drop(starting);
-        match spawned {
-            Ok(Spawned { pid, pidfd }) => {
-                let processes = self.clone();
-                let inner = Inner {
-                    pid,
-                    pidfd: Pidfd::Unwatched(pidfd),
-                    ended: None,
-                    processes,
-                    permit: Some(permit),
-                };
-                Ok(Process { inner: Some(inner) })
-            }
-            Err(error) => Err((error, permit)),
-        }
+        let inner = Inner {
+            pid,
+            pidfd: Pidfd::Unwatched(pidfd),
+            birth,
+            ended: None,
+            processes: self.clone(),
+            permit: Some(permit),
+        };
+        Ok(Process { inner: Some(inner) })
     }
 
     /// Ends every group: SIGTERM, `TERM_GRACE`, SIGKILL. Returns when all are
@@ -206,6 +201,11 @@ impl Process {
 
     pub fn pid(&mut self) -> u32 {
         self.inner().pid.as_raw_nonzero().get().unsigned_abs()
+    }
+
+    /// Whether it has become the script.
+    pub fn birth(&mut self) -> Born {
+        self.inner().birth.look()
     }
 
     /// Waits for the direct child to end; it stays unreaped. Dropping the

@@ -1,40 +1,42 @@
-//! Starting a script's process: everything between the fork and the exec.
+//! Starting a script's process: everything between the clone and the exec.
 //!
 //! Why `clone` by hand: the contract asks for things that `posix_spawn` can't
-//! do in the child (a parent-death signal, resource limits) and a plain `fork`
-//! copies the server's page tables for every request. `CLONE_VM | CLONE_VFORK`
-//! is what `posix_spawn` itself does: the child borrows this thread's memory
-//! until it has called exec, and this thread stands still meanwhile.
+//! do in the child (a parent-death signal, resource limits), a plain `fork`
+//! copies the server's page tables for every request, and both `vfork` and
+//! `posix_spawn` hold their caller until the exec is done, which a slow disk can
+//! make long: other connections of the thread would wait. With `CLONE_VM` alone
+//! the child lives in the server's memory, like a thread, until it calls exec,
+//! and nobody waits for it.
 //!
-//! The invariant: between `clone` and `execve` the child calls only system
-//! calls, allocates nothing, takes no lock, can't panic, and writes only to
-//! `Child::failure`. All signals are blocked around it, so no handler of ours
-//! runs in the child.
+//! The invariant: between `clone` and `execve` the child makes only system
+//! calls, and makes them itself: the C library's `errno` is the parent's. It
+//! allocates nothing, takes no lock, can't panic, and writes only to its stack
+//! and to `Shared::failed`. What it reads is kept until the kernel says that it
+//! has left this memory. All signals are blocked until the handlers it has
+//! copied are gone, so none of them runs in the child.
 #![allow(
     unsafe_code,
     reason = "clone(2) and the calls after it have no safe form"
 )]
 
 use std::cell::Cell;
-use std::ffi::{CStr, CString};
+use std::ffi::CString;
 use std::io;
 use std::mem::MaybeUninit;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::ptr;
 use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
-use libc::{c_char, c_int, c_void};
+use libc::{c_char, c_int, c_long, c_void};
 use rustix::process::Pid;
 
 /// What the child becomes.
-pub struct Spawn<'a> {
-    pub program: &'a CStr,
-    pub arguments: &'a [CString],
-    pub environment: &'a [CString],
-    pub directory: &'a CStr,
-    /// Become descriptors 0, 1 and 2. All others are close-on-exec (see
-    /// `close_inherited`).
-    pub streams: [BorrowedFd<'a>; 3],
+pub struct Program {
+    pub file: CString,
+    pub arguments: Vec<CString>,
+    pub environment: Vec<CString>,
+    pub directory: CString,
     /// The soft limit of open files that the server itself was started with, if
     /// it has raised its own (C130).
     pub open_files: Option<libc::rlimit>,
@@ -44,6 +46,7 @@ pub struct Spawn<'a> {
 pub struct Spawned {
     pub pid: Pid,
     pub pidfd: OwnedFd,
+    pub birth: Birth,
 }
 
 /// Which step failed, and how.
@@ -67,58 +70,97 @@ pub enum Step {
 /// Enough for the system calls of `child`; there is no recursion in it.
 const STACK_BYTES: usize = 32 << 10;
 
+type Stack = Vec<MaybeUninit<u128>>;
+
 thread_local! {
-    /// The child's stack, kept for the next child of this thread.
-    static STACK: Cell<Vec<MaybeUninit<u128>>> = const { Cell::new(Vec::new()) };
+    /// A child's stack, kept for the next child of this thread.
+    static STACK: Cell<Stack> = const { Cell::new(Vec::new()) };
 }
 
-/// What parent and child share while the parent stands still.
-struct Child<'a> {
-    spawn: &'a Spawn<'a>,
+/// A child that may not have become its script yet.
+pub struct Birth(Option<Box<Shared>>);
+
+/// Where a child stands.
+pub enum Born {
+    /// It still prepares itself.
+    NotYet,
+    /// It is the script.
+    Script,
+    /// It has ended without having become the script.
+    Failed(SpawnError, Box<Program>),
+}
+
+/// What parent and child share until the child has called exec.
+struct Shared {
+    program: Box<Program>,
     argv: Vec<*const c_char>,
     envp: Vec<*const c_char>,
+    streams: [c_int; 3],
     /// The server's process id, to notice that it died before the
     /// parent-death signal was set.
     server: libc::pid_t,
     /// Those whose disposition may not be the default.
-    signals: &'a [c_int],
-    failure: Option<(Step, c_int)>,
+    signals: &'static [c_int],
+    stack: Stack,
+    /// Not 0 as long as the child uses this memory; the kernel clears it
+    /// (`CLONE_CHILD_CLEARTID`).
+    present: AtomicU32,
+    /// The step that failed and its error number, in the two halves. 0: none.
+    failed: AtomicU64,
 }
 
+// SAFETY: the pointers are those of the strings in `program`, which nobody
+// changes.
+unsafe impl Send for Shared {}
+// SAFETY: as above; the rest is atomic or not changed either.
+unsafe impl Sync for Shared {}
+
 /// Starts the process in a process group of its own, with default signal
-/// dispositions, an empty mask and SIGTERM for the server's death.
+/// dispositions, an empty mask and SIGTERM for the server's death. `streams`
+/// become its descriptors 0, 1 and 2; all others are close-on-exec (see
+/// `close_inherited`). They may be closed when this has returned.
+///
+/// Doesn't wait for the exec: whether it failed shows in [`Birth`] as soon as
+/// the process has ended.
 ///
 /// The parent-death signal is tied to the thread that calls this: it must be
 /// one that lives as long as the server.
-pub fn spawn(spawn: &Spawn<'_>) -> Result<Spawned, SpawnError> {
-    let mut child = Child {
-        spawn,
-        argv: null_terminated(spawn.arguments),
-        envp: null_terminated(spawn.environment),
+pub fn spawn(program: Box<Program>, streams: [BorrowedFd<'_>; 3]) -> Result<Spawned, SpawnError> {
+    let mut stack = STACK.take();
+    stack.reserve_exact(STACK_BYTES / size_of::<u128>());
+    let mut shared = Box::new(Shared {
+        argv: null_terminated(&program.arguments),
+        envp: null_terminated(&program.environment),
+        program,
+        streams: streams.map(|stream| stream.as_raw_fd()),
         // SAFETY: getpid has no preconditions.
         server: unsafe { libc::getpid() },
         signals: changed_signals(),
-        failure: None,
-    };
-    let mut stack = STACK.take();
-    stack.reserve_exact(STACK_BYTES / size_of::<u128>());
+        stack,
+        present: AtomicU32::new(1),
+        failed: AtomicU64::new(0),
+    });
     let mut pidfd: c_int = -1;
-    // SAFETY: the stack outlives the child's use of it, because CLONE_VFORK
-    // holds this thread until the child has called exec or _exit; it grows
-    // down from its aligned end. `child` is only touched by the child meanwhile.
+    // SAFETY: what the child uses lies in `shared`, whose memory `Birth` keeps
+    // until the kernel has cleared `present`. The stack grows down from its
+    // aligned end.
     let pid = unsafe {
+        let stack = &mut shared.stack;
         let top = stack.as_mut_ptr().add(stack.capacity());
         let mask = block_signals();
         let pid = libc::clone(
             run,
             top.cast::<c_void>(),
-            libc::CLONE_VM | libc::CLONE_VFORK | libc::CLONE_PIDFD | libc::SIGCHLD,
-            (&raw mut child).cast::<c_void>(),
+            libc::CLONE_VM | HOLD | libc::CLONE_PIDFD | libc::CLONE_CHILD_CLEARTID | libc::SIGCHLD,
+            (&raw const *shared).cast_mut().cast::<c_void>(),
             &raw mut pidfd,
+            ptr::null_mut::<c_void>(),
+            shared.present.as_ptr(),
         );
         let error = io::Error::last_os_error();
         libc::pthread_sigmask(libc::SIG_SETMASK, &raw const mask, ptr::null_mut());
         if pid < 0 {
+            shared.present.store(0, Ordering::Relaxed);
             return Err(SpawnError {
                 step: Step::Fork,
                 error,
@@ -126,21 +168,45 @@ pub fn spawn(spawn: &Spawn<'_>) -> Result<Spawned, SpawnError> {
         }
         pid
     };
-    STACK.set(stack);
     // SAFETY: clone has just made this descriptor for us (CLONE_PIDFD).
     let pidfd = unsafe { OwnedFd::from_raw_fd(pidfd) };
     let pid = Pid::from_raw(pid).expect("clone returned a positive process id");
-    // SAFETY: written by the child before it ended; read after clone returned.
-    let failure = unsafe { ptr::read_volatile(&raw const child.failure) };
-    match failure {
-        None => Ok(Spawned { pid, pidfd }),
-        Some((step, errno)) => {
-            // It has called _exit: this returns at once and leaves no zombie.
-            let _ = rustix::process::waitpid(Some(pid), rustix::process::WaitOptions::empty());
-            Err(SpawnError {
-                step,
-                error: io::Error::from_raw_os_error(errno),
-            })
+    Ok(Spawned {
+        pid,
+        pidfd,
+        birth: Birth(Some(shared)),
+    })
+}
+
+impl Birth {
+    /// Looks where the child stands. The process is over if it has failed.
+    pub fn look(&mut self) -> Born {
+        let Some(shared) = &self.0 else {
+            return Born::Script;
+        };
+        if shared.present.load(Ordering::Acquire) != 0 {
+            return Born::NotYet;
+        }
+        let shared = self.0.take().expect("looked at just now");
+        STACK.set(shared.stack);
+        let failed = shared.failed.load(Ordering::Acquire);
+        let step = match failed >> 32 {
+            0 => return Born::Script,
+            PREPARE => Step::Prepare,
+            DIRECTORY => Step::Directory,
+            _ => Step::Exec,
+        };
+        let errno = i32::try_from(failed & u64::from(u32::MAX)).unwrap_or_default();
+        let error = io::Error::from_raw_os_error(errno);
+        Born::Failed(SpawnError { step, error }, shared.program)
+    }
+}
+
+impl Drop for Birth {
+    fn drop(&mut self) {
+        if let Born::NotYet = self.look() {
+            // The child still uses it; it will never be asked for again.
+            std::mem::forget(self.0.take());
         }
     }
 }
@@ -166,57 +232,83 @@ unsafe fn block_signals() -> libc::sigset_t {
     }
 }
 
+const PREPARE: u64 = 1;
+const DIRECTORY: u64 = 2;
+const EXEC: u64 = 3;
+
 /// The child's life before exec. Runs on its own stack in the parent's memory.
 extern "C" fn run(argument: *mut c_void) -> c_int {
-    // SAFETY: the argument is the `Child` that `spawn` keeps alive and still.
-    let child = unsafe { &mut *argument.cast::<Child<'_>>() };
+    // SAFETY: the argument is the `Shared` that the parent keeps for the child.
+    let shared = unsafe { &*argument.cast::<Shared>() };
     // SAFETY: the module's invariant; every pointer was made before the clone.
-    let step = unsafe { become_script(child) };
-    // SAFETY: errno is this thread's own; _exit runs no handler of the parent's.
+    let (step, errno) = unsafe { become_script(shared) };
+    let failed = step << 32 | u64::from(errno.unsigned_abs());
+    shared.failed.store(failed, Ordering::Release);
+    // SAFETY: ends this process alone; no handler of the parent's runs.
+    let _ = unsafe { call(libc::SYS_exit_group, [127, 0, 0, 0]) };
+    0
+}
+
+/// Returns the step that failed and its error number; on success it doesn't
+/// return.
+unsafe fn become_script(shared: &Shared) -> (u64, c_int) {
+    let program = &*shared.program;
+    // SAFETY: system calls on values that `shared` keeps.
+    let prepared = unsafe { prepare(shared) };
+    if let Err(errno) = prepared {
+        return (PREPARE, errno);
+    }
+    // SAFETY: as above.
     unsafe {
-        child.failure = Some((step, *libc::__errno_location()));
-        libc::_exit(127)
+        let directory = program.directory.as_ptr() as c_long;
+        if let Err(errno) = call(libc::SYS_chdir, [directory, 0, 0, 0]) {
+            return (DIRECTORY, errno);
+        }
+        let (file, argv, envp) = (
+            program.file.as_ptr() as c_long,
+            shared.argv.as_ptr() as c_long,
+            shared.envp.as_ptr() as c_long,
+        );
+        match call(libc::SYS_execve, [file, argv, envp, 0]) {
+            Err(errno) => (EXEC, errno),
+            Ok(_) => (EXEC, 0),
+        }
     }
 }
 
-/// Returns the step that failed; on success it doesn't return.
-unsafe fn become_script(child: &Child<'_>) -> Step {
-    let spawn = child.spawn;
-    // SAFETY: system calls on values that live in the parent's memory.
+/// Process group, signals, parent-death signal, limits, descriptors.
+unsafe fn prepare(shared: &Shared) -> Result<(), c_int> {
+    const KEEP: c_long = 0;
+    // SAFETY: as in `become_script`.
     unsafe {
-        if libc::setpgid(0, 0) != 0 || !reset_signals(child.signals) {
-            return Step::Prepare;
-        }
-        if libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGTERM) != 0 {
-            return Step::Prepare;
-        }
-        if libc::getppid() != child.server {
-            libc::_exit(127);
-        }
-        if let Some(limit) = &spawn.open_files
-            && libc::setrlimit(libc::RLIMIT_NOFILE, limit) != 0
-        {
-            return Step::Prepare;
-        }
-        for (target, stream) in (0..).zip(&spawn.streams) {
-            if libc::dup2(stream.as_raw_fd(), target) < 0 {
-                return Step::Prepare;
-            }
-        }
-        if libc::chdir(spawn.directory.as_ptr()) != 0 {
-            return Step::Directory;
-        }
-        libc::execve(
-            spawn.program.as_ptr(),
-            child.argv.as_ptr(),
-            child.envp.as_ptr(),
+        call(libc::SYS_setpgid, [0, 0, 0, 0])?;
+        reset_signals(shared.signals)?;
+        let (option, signal) = (
+            c_long::from(libc::PR_SET_PDEATHSIG),
+            c_long::from(libc::SIGTERM),
         );
-        Step::Exec
+        call(libc::SYS_prctl, [option, signal, 0, 0])?;
+        if call(libc::SYS_getppid, [0; 4])? != c_long::from(shared.server) {
+            let _ = call(libc::SYS_exit_group, [127, 0, 0, 0]);
+        }
+        if let Some(limit) = &shared.program.open_files {
+            let (resource, limit) = (
+                c_long::from(libc::RLIMIT_NOFILE),
+                ptr::from_ref(limit) as c_long,
+            );
+            call(libc::SYS_prlimit64, [0, resource, limit, KEEP])?;
+        }
+        for (target, stream) in (0..).zip(shared.streams) {
+            // The standard library has seen to it that the server's own 0 to 2
+            // are open: no stream is one of them.
+            call(libc::SYS_dup3, [c_long::from(stream), target, 0, 0])?;
+        }
     }
+    Ok(())
 }
 
 /// Of the kernel's signal set, in bytes.
-const SET_BYTES: usize = 8;
+const SET_BYTES: c_long = 8;
 /// At least as long as the kernel's sigaction on every platform. All zero it
 /// is the default disposition with an empty mask.
 type Action = [u64; 8];
@@ -248,8 +340,7 @@ fn changed_signals() -> &'static [c_int] {
                 SET_BYTES,
             )
         };
-        // The handler is the first word of the kernel's structure; fails for
-        // no signal.
+        // The handler is the first word of the kernel's structure.
         asked == 0 && action[0] == libc::SIG_DFL as u64
     };
     CHANGED.get_or_init(|| {
@@ -261,22 +352,89 @@ fn changed_signals() -> &'static [c_int] {
 
 /// Default dispositions and an empty mask (C129): an ignored signal would
 /// survive the exec. The handlers' table is the child's own (no `CLONE_SIGHAND`).
-unsafe fn reset_signals(changed: &[c_int]) -> bool {
+unsafe fn reset_signals(changed: &[c_int]) -> Result<(), c_int> {
     let default: Action = [0; 8];
-    // SAFETY: an all-zero sigaction is SIG_DFL with an empty mask.
+    let (default, none) = (default.as_ptr() as c_long, default.as_ptr() as c_long);
+    // SAFETY: an all-zero sigaction is SIG_DFL with an empty mask, and an
+    // all-zero set of signals is empty.
     unsafe {
         for &signal in changed {
-            libc::syscall(
+            call(
                 libc::SYS_rt_sigaction,
-                signal,
-                default.as_ptr(),
-                ptr::null_mut::<c_void>(),
-                SET_BYTES,
-            );
+                [c_long::from(signal), default, 0, SET_BYTES],
+            )?;
         }
-        let mut none = MaybeUninit::<libc::sigset_t>::uninit();
-        libc::sigemptyset(none.as_mut_ptr());
-        libc::sigprocmask(libc::SIG_SETMASK, none.as_ptr(), ptr::null_mut()) == 0
+        let how = c_long::from(libc::SIG_SETMASK);
+        call(libc::SYS_rt_sigprocmask, [how, none, 0, SET_BYTES])?;
+    }
+    Ok(())
+}
+
+/// Whether the parent stands still until the child has called exec: where the
+/// child can't make system calls without the C library.
+#[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
+const HOLD: c_int = 0;
+#[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
+const HOLD: c_int = libc::CLONE_VFORK;
+
+/// A system call that doesn't touch `errno`. The error number is positive.
+unsafe fn call(number: c_long, arguments: [c_long; 4]) -> Result<c_long, c_int> {
+    // SAFETY: the caller's.
+    let returned = unsafe { raw_call(number, arguments) };
+    match c_int::try_from(-returned) {
+        Ok(errno @ 1..4096) => Err(errno),
+        _ => Ok(returned),
+    }
+}
+
+#[cfg(target_arch = "x86_64")]
+unsafe fn raw_call(number: c_long, [a, b, c, d]: [c_long; 4]) -> c_long {
+    let returned;
+    // SAFETY: the kernel's calling convention: it changes rax, rcx and r11, and
+    // no memory but what the call is for.
+    unsafe {
+        std::arch::asm!(
+            "syscall",
+            inlateout("rax") number => returned,
+            in("rdi") a,
+            in("rsi") b,
+            in("rdx") c,
+            in("r10") d,
+            lateout("rcx") _,
+            lateout("r11") _,
+            options(nostack, preserves_flags),
+        );
+    }
+    returned
+}
+
+#[cfg(target_arch = "aarch64")]
+unsafe fn raw_call(number: c_long, [a, b, c, d]: [c_long; 4]) -> c_long {
+    let returned;
+    // SAFETY: the kernel's calling convention: it changes x0, and no memory but
+    // what the call is for.
+    unsafe {
+        std::arch::asm!(
+            "svc 0",
+            in("x8") number,
+            inlateout("x0") a => returned,
+            in("x1") b,
+            in("x2") c,
+            in("x3") d,
+            options(nostack, preserves_flags),
+        );
+    }
+    returned
+}
+
+#[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
+unsafe fn raw_call(number: c_long, [a, b, c, d]: [c_long; 4]) -> c_long {
+    // SAFETY: the caller's. `errno` is the parent's, who stands still (`HOLD`).
+    unsafe {
+        match libc::syscall(number, a, b, c, d) {
+            -1 => -c_long::from(*libc::__errno_location()),
+            returned => returned,
+        }
     }
 }
 

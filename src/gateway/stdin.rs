@@ -98,12 +98,11 @@ impl Stdin {
         })
     }
 
-    /// Starts feeding what isn't in the pipe yet. `None` if it all is.
-    pub fn start(self) -> io::Result<Option<Feeder>> {
-        // The child has its own copy; ours would keep EPIPE from showing.
-        drop(self.child);
+    /// Starts feeding what isn't in the pipe yet; no feeder if it all is. With
+    /// it comes our copy of the child's end, which keeps EPIPE from showing.
+    pub fn start(self) -> io::Result<(OwnedFd, Option<Feeder>)> {
         let Some((pipe, mut source)) = self.feed else {
-            return Ok(None);
+            return Ok((self.child, None));
         };
         // Now, so that 100 (Continue) can't come behind what the script answers.
         source.want();
@@ -117,12 +116,13 @@ impl Stdin {
                 let _ = failed.send(failure);
             }
         });
-        Ok(Some(Feeder {
+        let feeder = Feeder {
             task,
             failure: Some(failure),
             unfinished: None,
             last_moved,
-        }))
+        };
+        Ok((self.child, Some(feeder)))
     }
 }
 
