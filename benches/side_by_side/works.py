@@ -1,0 +1,67 @@
+"""What is asked of every server, and what this one has to reach."""
+
+import dataclasses
+
+from .site import QUERY
+
+FILE, LISTING, SCRIPT = "file", "listing", "script"
+OURS = "serve-here"
+RAW_FLOOR = "floor"
+HTTP_FLOOR = "floor-http"
+
+MIB = 1 << 20
+
+
+@dataclasses.dataclass(frozen=True)
+class Work:
+    name: str
+    title: str
+    kind: str
+    path: str
+    connections: int
+    # What is asked for, for the check of the answer; only files have it.
+    bytes: int = 0
+    # So few answers in a round that counting them is too coarse; their bytes are counted instead.
+    by_bytes: bool = False
+
+
+WORKS = [
+    Work("file-1k", "1 KB file, 64 connections", FILE, "/small.bin", 64, 1 << 10),
+    Work("file-100k", "100 KB file, 64 connections", FILE, "/medium.bin", 64, 100 << 10),
+    Work("file-100m", "100 MB file, 2 connections", FILE, "/large.bin", 2, 100 << 20, by_bytes=True),
+    Work("listing", "Listing of 1,000 entries, 8 connections", LISTING, "/list/", 8),
+    Work("cgi-c", "CGI, static C program, 8 connections", SCRIPT, f"/cgi-bin/c.cgi?{QUERY}", 8),
+    Work("cgi-sh", "CGI, #!/bin/sh script, 8 connections", SCRIPT, f"/cgi-bin/sh.cgi?{QUERY}", 8),
+]
+# Not a load: measured on servers that nobody asks anything, or that just start.
+IDLE = "idle"
+IDLE_TITLE = "Idle memory, and start to first answer"
+NAMES = [work.name for work in WORKS] + [IDLE]
+READY_PATH = WORKS[0].path
+
+
+@dataclasses.dataclass(frozen=True)
+class Target:
+    """`measure` of this server against `factor` times that of `against`, on a work."""
+
+    work: str
+    text: str
+    measure: str  # rate, cpu, or a figure of the idle work
+    factor: float
+    # The name of a row; "best" for the best of the peers; None for a bound that is a figure itself.
+    against: str | None = "best"
+
+
+TARGETS = [
+    Target("file-1k", "requests/s at least 1.0 × the best peer's", "rate", 1.0),
+    Target("file-1k", "CPU per request at most 0.9 × the leanest peer's", "cpu", 0.9),
+    Target("file-100k", "requests/s at least 1.0 × the best peer's", "rate", 1.0),
+    Target("file-100m", "requests/s at least 1.0 × the best peer's", "rate", 1.0),
+    Target("listing", "requests/s at least 2.0 × nginx's", "rate", 2.0, "nginx"),
+    Target("listing", "requests/s at least 1.0 × h2o's", "rate", 1.0, "h2o"),
+    Target("cgi-c", "requests/s at least 1.3 × the best peer's", "rate", 1.3),
+    Target("cgi-c", "requests/s at least 0.7 × the floor's, same load generator", "rate", 0.7, HTTP_FLOOR),
+    Target("cgi-sh", "requests/s at least 1.3 × the best peer's", "rate", 1.3),
+    Target(IDLE, "resident memory after the start at most 6 MiB", "resident", 6 * MIB, None),
+    Target(IDLE, "start to first answer at most 10 ms", "start_ms", 10, None),
+]
