@@ -37,9 +37,10 @@ fn main() {
 fn serve(server: &Server, folder: &Path) {
     while let Ok(request) = server.recv() {
         let path = request.url().trim_start_matches('/');
-        let file = match path.contains("..") {
-            false => File::open(folder.join(path)).ok(),
-            true => None,
+        let file = if path.contains("..") {
+            None
+        } else {
+            File::open(folder.join(path)).ok()
         };
         // A client that has left is no fault of the server.
         let _ = match file {

@@ -10,11 +10,12 @@ LABEL_WIDTH = 130
 FIGURE_WIDTH = 150
 BAR_HEIGHT, BAR_STEP = 13, 18
 TITLE_HEIGHT = 34
-TOP, BOTTOM = 58, 18
+TOP, BOTTOM = 70, 18
 MARGIN = 20
 
 # It brings its own ground, and is the same on a light page and on a dark one.
 GROUND, TEXT, FAINT, LINE = "#ffffff", "#1f2328", "#59636e", "#c4cad1"
+LEGEND = "Blue: serve-here. Grey: the others. Yellow: no server, or hardly any, around the same script."
 COLOURS = {"ours": "#0b6bcb", "peer": "#9aa4af", "floor": "#d9a441"}
 
 
@@ -30,6 +31,7 @@ def draw(report):
         f'<rect width="{WIDTH}" height="{height}" fill="{GROUND}"/>',
         text(MARGIN, 26, "Requests per second, as a ratio to the best other server", size=16, weight="bold"),
         text(MARGIN, 44, about(report), colour=FAINT, size=11),
+        text(MARGIN, 60, LEGEND, colour=FAINT, size=11),
     ]
     y = TOP
     for work, rows in groups:
@@ -40,7 +42,7 @@ def draw(report):
 
 def about(report):
     facts = dict(report.environment)
-    return f"{facts['machine']}, {facts['kernel']}; {facts['rounds']}; load generator on the same machine"
+    return f"{facts['machine']}, {facts['kernel']}; {facts['length']}; load generator on the same machine"
 
 
 def bars(report, name):
@@ -82,5 +84,6 @@ def group(y, work, rows):
 def text(x, y, content, colour=TEXT, size=12, anchor="start", weight="normal"):
     return (
         f'<text x="{x:.1f}" y="{y}" fill="{colour}" font-size="{size}" text-anchor="{anchor}" '
-        f'font-weight="{weight}">{escape(content)}</text>'
+        # A rim, so that the line of the best peer does not cross the figures.
+        f'font-weight="{weight}" stroke="{GROUND}" stroke-width="3" paint-order="stroke">{escape(content)}</text>'
     )

@@ -72,7 +72,8 @@ class Row:
             self.problem = "answers were shorter than the file"
         self.rates.append(count / figures["seconds"])
         if count:
-            self.cpus_us.append(figures["cpu_us"] / count)
+            if figures["cpu_us"] is not None:
+                self.cpus_us.append(figures["cpu_us"] / count)
             self.p99s_ms.append(figures["p99_us"] / 1000)
         self.failed += figures.get("failed", 0)
         if not self.endless:
@@ -141,13 +142,15 @@ class Measurement:
         except LoadError as error:
             row.problem = str(error)
             return
+        if self.place.control_group is None and work.kind in peer.loses_cpu:
+            figures["cpu_us"] = None
         row.add(work, figures)
 
     def start(self, peer, work, counted=True):
         """Starts a server and waits for its first answer."""
         for number in range(PORT_TRIES):
             port = free_port()
-            server = self.place.server(f"{peer.name.replace(', ', '-')}-{port}")
+            server = self.place.server(f"{peer.name}-{port}")
             server.start(peer.commands(server.folder, port, work), peer.quiet, counted)
             if await_answer(server, port, READY_PATH, START_SECONDS):
                 return server, port

@@ -26,7 +26,9 @@ def which(name):
 def first_match(pattern, *command):
     """What the pattern finds in what a command prints, on either stream."""
     try:
-        done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=10, check=False)
+        done = subprocess.run(
+            command, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=10, check=False
+        )
     except (OSError, subprocess.TimeoutExpired):
         return "?"
     found = re.search(pattern, done.stdout + done.stderr)
@@ -41,6 +43,8 @@ class Peer:
     program = ""
     # False for what nobody can choose instead: this server, the floors.
     is_peer = True
+    # Kinds of work in which it ignores SIGCHLD: only a control group sees the time of the processes that it starts.
+    loses_cpu = frozenset()
     # Its output is thrown away; a file would grow by a line per request.
     quiet = False
 
@@ -55,7 +59,7 @@ class Peer:
         return ""
 
     def commands(self, folder, port, work):
-        """Writes the configuration into the folder; returns the commands. Only the floor asks which work it is for."""
+        """Writes the configuration into the folder; returns the commands. Only the floor looks at the work."""
         raise NotImplementedError
 
 
@@ -75,7 +79,7 @@ class ServeHere(Peer):
 
 
 class ServeHereLogged(ServeHere):
-    name = "serve-here, log"
+    name = "serve-here-log"
     note = "the same with its log as it is by default, written to /dev/null"
     quiet = True
 
@@ -119,6 +123,7 @@ class Nginx(Peer):
         f"{SCRIPT_PROCESSES} processes"
     )
     program = "nginx"
+    loses_cpu = {SCRIPT}
 
     def missing(self):
         return super().missing() or (None if which("fcgiwrap") else "fcgiwrap is not installed")
@@ -210,6 +215,7 @@ class Apache(Peer):
     name = "apache"
     note = "event MPM, mod_cgid (scripts as www-data if started by root), mod_autoindex"
     program = "apache2"
+    loses_cpu = {SCRIPT}
     modules = "/usr/lib/apache2/modules"
 
     def missing(self):
@@ -260,6 +266,7 @@ class Busybox(Peer):
     note = "busybox httpd: a process per connection, one request per connection; no listings"
     program = "busybox"
     kinds = {FILE, SCRIPT}
+    loses_cpu = {FILE, SCRIPT}
 
     def missing(self):
         if not which(self.program):
@@ -304,7 +311,10 @@ class Python(Peer):
 
 class TinyHttp(Peer):
     name = "tiny_http"
-    note = "benches/plain_tiny_http.rs: 4 threads, `File::open` and `Response::from_file`; files only"
+    note = (
+        "benches/plain_tiny_http.rs: 4 threads, `File::open` and `Response::from_file`; files only. The library sends "
+        "head and content apart with Nagle's algorithm on: from 1 KB on a short answer waits 40 ms for the client's ACK"
+    )
     kinds = {FILE}
 
     def missing(self):

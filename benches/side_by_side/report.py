@@ -5,9 +5,11 @@ import json
 import os
 import pathlib
 import platform
+import statistics
 import subprocess
 import time
 
+from . import peers
 from .site import REPOSITORY
 from .works import IDLE, IDLE_TITLE, MIB, OURS, TARGETS, WORKS
 
@@ -27,6 +29,13 @@ class Report:
         choose = max if measure == "rate" else min
         return choose(rows, key=lambda row: getattr(row, measure), default=None)
 
+    def absent(self, work, measure):
+        """Peers that could have taken part and did not."""
+        kind = next(w.kind for w in WORKS if w.name == work)
+        able = [peer.name for peer in peers.ALL if peer.is_peer and kind in peer.kinds]
+        measured = [row.server for row in self.rows[work] if getattr(row, measure)]
+        return [name for name in able if name not in measured]
+
     def row(self, work, server):
         return next((row for row in self.rows.get(work, []) if row.server == server), None)
 
@@ -40,7 +49,7 @@ def environment(wrk, rounds, seconds):
         ("kernel", f"{kernel.system} {kernel.release} {kernel.machine}"),
         ("load average at the start", f"{os.getloadavg()[0]:.2f}"),
         ("load generator", f"wrk {wrk.version()}, one thread, on the same machine"),
-        ("rounds", f"{rounds} of {seconds} s each"),
+        ("length", f"{rounds} round{'s' * (rounds > 1)} of {seconds} s for each server and work"),
     ]
 
 
@@ -80,11 +89,13 @@ def load_table(report, name):
         if row.closes:
             unsaid = ", which is also the only sign of its end" if row.endless else ""
             remarks.append(f"{row.server}: closes the connection after each answer{unsaid}")
+        if not row.cpus_us:
+            remarks.append(f"{row.server}: its CPU time can't be counted without a control group (run as root)")
         lines.append([
             row.server,
             number(row.rate),
             ratio(row.rate, best and best.rate),
-            f"±{(max(row.rates) - min(row.rates)) / 2 / row.rate:.0%}" if row.rate else "",
+            spread(row.rates),
             number(row.cpu),
             ratio(row.cpu, leanest and leanest.cpu),
             number(row.p99_ms),
@@ -92,6 +103,13 @@ def load_table(report, name):
             str(row.failed),
         ])
     return head, lines, remarks
+
+
+def spread(values):
+    """Half of the way from the least to the most, as a part of the median."""
+    if len(values) < 2 or not max(values):
+        return "–"
+    return f"±{(max(values) - min(values)) / 2 / statistics.median(values):.0%}"
 
 
 def idle_table(report):
@@ -130,7 +148,7 @@ class Verdict:
     work: str
     text: str
     reached: str
-    result: str  # met, missed, not measured
+    result: str  # met or missed, and whom that leaves out; not measured
 
 
 def verdicts(report):
@@ -151,12 +169,15 @@ def verdict(report, target):
         base = getattr(row, target.measure) if row else None
     if not value or not base:
         return Verdict(target.work, target.text, "–", "not measured")
+    # The best of some is not the best of all.
+    absent = [] if target.against != "best" else report.absent(target.work, target.measure)
     met = value / base >= target.factor if target.measure == "rate" else value / base <= target.factor
     if target.against is not None:
         reached = f"{value / base:.2f} × {row.server}"
     else:
         reached = f"{mib(value)} MiB" if target.measure == "resident" else f"{value:.1f} ms"
-    return Verdict(target.work, target.text, reached, "met" if met else "missed")
+    without = f", without {', '.join(absent)}" if absent else ""
+    return Verdict(target.work, target.text, reached, ("met" if met else "missed") + without)
 
 
 def target_table(report):
