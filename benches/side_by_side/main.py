@@ -1,6 +1,7 @@
 """The command line, and the order of things: build, check, measure, report."""
 
 import argparse
+import os
 import pathlib
 import signal
 import sys
@@ -69,13 +70,15 @@ def positive(text):
 
 
 def compare(place, options):
+    # The build is a load of its own.
+    load_average = os.getloadavg()[0]
     wrk = Wrk(place)
     site = Site(place)
     chosen = [
         peer(site) for peer in peers.ALL if not options.peer or peer.name in options.peer or peer.name == works.OURS
     ]
     result = report.Report(
-        report.environment(wrk, options.rounds, options.seconds),
+        report.environment(wrk, load_average, options.rounds, options.seconds),
         [(peer.name, peer.version() if peer.missing() is None else "missing", peer.note) for peer in chosen],
         {},
     )

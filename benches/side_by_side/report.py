@@ -40,14 +40,16 @@ class Report:
         return next((row for row in self.rows.get(work, []) if row.server == server), None)
 
 
-def environment(wrk, rounds, seconds):
+def environment(wrk, load_average, rounds, seconds):
+    cores = len(os.sched_getaffinity(0))
+    busy = " (other programs were running: requests/s say little, CPU per request more)"
     kernel = platform.uname()
     return [
         ("date", time.strftime("%Y-%m-%d %H:%M")),
         ("commit", output("git", "describe", "--always", "--dirty")),
-        ("machine", f"{len(os.sched_getaffinity(0))} cores, {cpu_model()}"),
+        ("machine", f"{cores} cores, {cpu_model()}"),
         ("kernel", f"{kernel.system} {kernel.release} {kernel.machine}"),
-        ("load average at the start", f"{os.getloadavg()[0]:.2f}"),
+        ("load average at the start", f"{load_average:.2f}{busy if load_average > cores / 4 else ''}"),
         ("load generator", f"wrk {wrk.version()}, one thread, on the same machine"),
         ("length", f"{rounds} round{'s' * (rounds > 1)} of {seconds} s for each server and work"),
     ]
