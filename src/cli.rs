@@ -60,6 +60,13 @@ pub struct Cli {
     #[arg(long, help_heading = "Serving")]
     pub hidden: bool,
 
+    /// Compress no files; those with a .br, .zst or .gz beside them still are
+    ///
+    /// Otherwise text, scripts and the like from 1 KiB to 4 MiB are compressed for clients that
+    /// accept it. What a CGI script prints never is.
+    #[arg(long, help_heading = "Serving")]
+    pub no_compress: bool,
+
     /// What speaks HTTP: http1 (default), or tiny-http, on loopback only
     #[arg(
         long,

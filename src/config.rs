@@ -9,6 +9,7 @@ use crate::cli::{Cli, EngineName, WorkingDirectory};
 use crate::engine::Limits;
 use crate::engine::listener::Address;
 use crate::error::{StartError, shell_word};
+use crate::files::Codings;
 use crate::gateway::variables::{host_name, is_meta_variable};
 use crate::log::Format;
 
@@ -23,6 +24,7 @@ pub struct Config {
     pub root: PathBuf,
     pub follow_links: bool,
     pub hidden: bool,
+    pub codings: Codings,
     pub server_name: Option<String>,
     pub user: Option<String>,
     pub scripts: ScriptConfig,
@@ -89,6 +91,11 @@ impl Config {
             port,
             follow_links: cli.follow_links,
             hidden: cli.hidden,
+            codings: if cli.no_compress {
+                Codings::Beside
+            } else {
+                Codings::OnTheFly
+            },
             server_name: server_name(cli.server_name.clone())?,
             user: cli.user.clone(),
             engine: cli.engine,

@@ -33,7 +33,7 @@ pub fn response(head: &Parts, fault: Fault) -> Response {
     headers.insert(CONTENT_TYPE, HeaderValue::from_static(media_type));
     headers.insert(CONTENT_SECURITY_POLICY, HeaderValue::from_static(POLICY));
     headers.insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
-    headers.insert(VARY, HeaderValue::from_static("Accept"));
+    headers.append(VARY, HeaderValue::from_static("Accept"));
     if fault.close {
         headers.insert(CONNECTION, HeaderValue::from_static("close"));
     }
@@ -82,6 +82,7 @@ fn explanation(status: StatusCode) -> &'static str {
         403 => "This can't be shown.",
         404 => "There is nothing at this address.",
         405 => "This can't be done with that method here.",
+        406 => "There is no form of this that the client accepts.",
         408 => "The request did not arrive in time.",
         412 => "It has changed, or is not what was expected.",
         413 => "The content is too large.",

@@ -6,18 +6,17 @@
 //! fields and body. Nothing here knows scripts; folders and endings that belong
 //! to them are withheld on the caller's word.
 
-use std::fs::{File, Metadata};
+use std::fs::File;
 use std::io;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::SystemTime;
 
 use http::header::{
-    ACCEPT, ACCEPT_RANGES, ALLOW, CACHE_CONTROL, CONTENT_DISPOSITION, CONTENT_RANGE,
-    CONTENT_SECURITY_POLICY, CONTENT_TYPE, ETAG, HeaderName, HeaderValue, IF_MATCH,
-    IF_MODIFIED_SINCE, IF_NONE_MATCH, IF_RANGE, IF_UNMODIFIED_SINCE, LAST_MODIFIED, LOCATION,
-    RANGE, VARY, X_CONTENT_TYPE_OPTIONS,
+    ACCEPT, ACCEPT_ENCODING, ACCEPT_RANGES, ALLOW, CACHE_CONTROL, CONTENT_DISPOSITION,
+    CONTENT_ENCODING, CONTENT_RANGE, CONTENT_SECURITY_POLICY, CONTENT_TYPE, ETAG, HeaderName,
+    HeaderValue, IF_MATCH, IF_MODIFIED_SINCE, IF_NONE_MATCH, IF_RANGE, IF_UNMODIFIED_SINCE,
+    LAST_MODIFIED, LOCATION, RANGE, VARY, X_CONTENT_TYPE_OPTIONS,
 };
 use http::request::Parts;
 use http::{Method, StatusCode};
@@ -29,19 +28,25 @@ use crate::message::{Body, FileBody, Ready, Response};
 use crate::target::{self, Target, UrlPath};
 
 use archive::{Archive, Format};
-use cache::Cache;
+use cache::{Basis, Cache};
+use compression::Coder;
 use listing::{Form, View};
+use negotiation::{Accepted, Coding};
 use precondition::{Validators, Verdict};
 use range::{ByteRanges, Selection, Span};
+use representation::{Asked, Data};
 use resolve::{Directory, Node, Refusal, RegularFile, Root};
 
 mod archive;
 mod cache;
 mod civil;
+mod compression;
 mod listing;
 mod media_type;
+mod negotiation;
 mod precondition;
 mod range;
+mod representation;
 mod resolve;
 #[cfg(test)]
 mod tests;
@@ -65,6 +70,19 @@ pub struct Options {
     /// File endings without dot whose files are never served as files (scripts
     /// by ending).
     pub withheld_extensions: Vec<String>,
+    pub codings: Codings,
+}
+
+/// Which content codings files are sent in.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Codings {
+    /// None; Accept-Encoding is not looked at.
+    #[default]
+    None,
+    /// Those that lie beside a file: `app.js.gz` for `app.js`.
+    Beside,
+    /// Others too, made when they are asked for.
+    OnTheFly,
 }
 
 /// A folder whose files are served.
@@ -72,6 +90,8 @@ pub struct Files {
     /// Shared with the tasks that read directories.
     root: Arc<Root>,
     cache: Cache,
+    codings: Codings,
+    coder: Coder,
 }
 
 /// What a request comes to, if it is not refused.
@@ -83,7 +103,8 @@ enum Outcome {
     Moved(HeaderValue),
     NotModified {
         validators: Validators,
-        negotiated: bool,
+        /// The field that another answer could depend on.
+        varies: Option<HeaderName>,
     },
     Listing {
         text: String,
@@ -97,22 +118,30 @@ enum Outcome {
         archive: Archive,
     },
     Content {
-        file: File,
-        /// Of the whole file, in bytes.
-        length: u64,
+        content: Content,
         validators: Validators,
         media_type: String,
-        /// Never [`Selection::Unsatisfiable`].
-        selection: Selection,
-        /// Where the whole file is and what it is like, if no link led there.
-        place: Option<(PathBuf, Metadata)>,
+        /// Accept-Encoding was, or would have been, of importance.
+        negotiated: bool,
+        /// What a copy of the answer rests on, if one may be kept.
+        basis: Option<Basis>,
     },
+}
+
+/// What is sent of a file.
+enum Content {
+    /// Of the bytes as they are, never [`Selection::Unsatisfiable`].
+    Selected(Arc<File>, u64, Selection),
+    /// In a coding; always the whole.
+    Coded(Coding, Body),
 }
 
 impl Files {
     /// Serves what lies below `root`. Held open from now on.
     pub fn new(root: &Path, options: Options) -> io::Result<Self> {
         Ok(Self {
+            codings: options.codings,
+            coder: Coder::default(),
             root: Arc::new(Root::new(root, options)?),
             cache: Cache::default(),
         })
@@ -122,29 +151,28 @@ impl Files {
     /// on the connection and leaves the body away for HEAD.
     pub async fn respond(&self, head: &Parts, target: &Target) -> Result<Response, Fault> {
         let mut outcome = self.decide(head, target).await?;
-        let place = match &mut outcome {
-            Outcome::Content { place, .. } => place.take(),
+        let basis = match &mut outcome {
+            Outcome::Content { basis, .. } => basis.take(),
             _ => None,
         };
         let response = outcome.answer()?;
-        if let Some((path, metadata)) = place
-            && let Body::File(body) = response.body()
+        if let Some(basis) = basis
             && head.method == Method::GET
             && !head.headers.keys().any(|name| is_heeded(name.as_ref()))
             && !target.raw.contains(&b'?')
-            && !may_be_outdone(&path, &target.path)
+            && !may_be_outdone(&basis.path, &target.path)
         {
-            let fields = response.headers();
-            self.cache
-                .put(&target.raw, &path, &body.file, &metadata, fields);
+            self.cache.put(&target.raw, basis, &response);
         }
         Ok(response)
     }
 
     /// The answer to GET or HEAD if it was given before and the file is what it
-    /// was: one stat. `raw` is the request-target; no field [`is_heeded`].
-    pub fn respond_again(&self, raw: &[u8]) -> Option<Ready> {
-        self.cache.get(raw, &self.root)
+    /// was: one stat, or two where a coding may lie beside it. `raw` is the
+    /// request-target, `accepted` the Accept-Encoding field; no field [`is_heeded`].
+    pub fn respond_again(&self, raw: &[u8], accepted: Option<&[u8]>) -> Option<Ready> {
+        let accepted = Accepted::of(accepted.into_iter());
+        self.cache.get(raw, accepted, &self.root)
     }
 
     async fn decide(&self, head: &Parts, target: &Target) -> Result<Outcome, Fault> {
@@ -162,7 +190,7 @@ impl Files {
             return Ok(Outcome::Methods);
         }
         match node {
-            Node::File(file) => decide_file(&path, file, head),
+            Node::File(file) => Box::pin(self.decide_file(&path, file, head)).await,
             Node::Directory(_) if needs_slash(&target.path) => {
                 Ok(Outcome::Moved(with_slash(target)))
             }
@@ -177,7 +205,7 @@ impl Files {
                 if view.negotiated
                     && let Some((path, file)) = self.index(&path).map_err(refused)?
                 {
-                    return decide_file(&path, file, head);
+                    return Box::pin(self.decide_file(&path, file, head)).await;
                 }
                 self.list(directory, &target.path, view, head).await
             }
@@ -208,7 +236,7 @@ impl Files {
             }),
             Verdict::NotModified => Ok(Outcome::NotModified {
                 validators,
-                negotiated: view.negotiated,
+                varies: view.negotiated.then_some(ACCEPT),
             }),
             Verdict::Failed => Err(Fault::new(StatusCode::PRECONDITION_FAILED)),
         }
@@ -254,44 +282,119 @@ impl Files {
         }
         Ok(None)
     }
-}
 
-/// Preconditions, then ranges (RFC 9110 §13.2.2).
-fn decide_file(path: &Path, file: RegularFile, head: &Parts) -> Result<Outcome, Fault> {
-    let headers = &head.headers;
-    let validators = Validators::of_file(&file.file, &file.metadata, headers, SystemTime::now());
-    match precondition::evaluate(headers, &validators) {
-        Verdict::Proceed => {}
-        Verdict::NotModified => {
-            return Ok(Outcome::NotModified {
-                validators,
-                negotiated: false,
+    /// The representation, then preconditions, then ranges (RFC 9110 §13.2.2).
+    /// What it keeps while a coding is made is much: to be boxed.
+    async fn decide_file(
+        &self,
+        path: &Path,
+        file: RegularFile,
+        head: &Parts,
+    ) -> Result<Outcome, Fault> {
+        let media_type = media_type::of(path, &file.file);
+        let accepted = accepted(head);
+        let codes = self.codings != Codings::None;
+        let negotiated = codes && compression::is_compressible(&media_type);
+        let varying = |fault: Fault| {
+            if negotiated {
+                fault.with_header(VARY, ACCEPT_ENCODING.into())
+            } else {
+                fault
+            }
+        };
+        if codes && !negotiated && !accepted.identity {
+            return Err(not_acceptable());
+        }
+        let asked = Asked {
+            root: &self.root,
+            path,
+            headers: &head.headers,
+            accepted: negotiated.then_some(accepted),
+            on_the_fly: self.codings == Codings::OnTheFly,
+        };
+        let choice = asked.choose(file);
+        let mut basis = choice.basis;
+        for representation in choice.representations {
+            match precondition::evaluate(&head.headers, &representation.validators) {
+                Verdict::Proceed => {}
+                Verdict::NotModified => {
+                    return Ok(Outcome::NotModified {
+                        validators: representation.validators,
+                        varies: negotiated.then_some(ACCEPT_ENCODING),
+                    });
+                }
+                Verdict::Failed => {
+                    return Err(varying(Fault::new(StatusCode::PRECONDITION_FAILED)));
+                }
+            }
+            let Some(data) = representation.data(&self.coder).await else {
+                // The next one is only for now.
+                basis = None;
+                continue;
+            };
+            let content = select(head, &representation.validators, data).map_err(varying)?;
+            return Ok(Outcome::Content {
+                basis: basis.filter(|_| content.is_whole()),
+                content,
+                validators: representation.validators,
+                media_type,
+                negotiated,
             });
         }
-        Verdict::Failed => return Err(Fault::new(StatusCode::PRECONDITION_FAILED)),
+        Err(not_acceptable())
     }
-    let length = file.metadata.len();
-    let selection =
-        if head.method == Method::GET && precondition::if_range_allows(headers, &validators) {
-            range::select(headers, length)
-        } else {
-            Selection::Whole
-        };
+}
+
+/// The client refuses the bytes as they are, and there are no others for it
+/// (RFC 9110 §12.5.3): an answer that it said it can't read would be worse.
+fn not_acceptable() -> Fault {
+    Fault::new(StatusCode::NOT_ACCEPTABLE).with_header(VARY, ACCEPT_ENCODING.into())
+}
+
+/// What the client takes for this request. A range is one of the bytes as they
+/// are: a client that goes on with a download counts these, whether or not it
+/// takes a coding.
+fn accepted(head: &Parts) -> Accepted {
+    let accepted = Accepted::of(
+        head.headers
+            .get_all(ACCEPT_ENCODING)
+            .iter()
+            .map(HeaderValue::as_bytes),
+    );
+    if accepted.identity && head.method == Method::GET && head.headers.contains_key(RANGE) {
+        Accepted::IDENTITY
+    } else {
+        accepted
+    }
+}
+
+/// The part that is asked for. Of a coded representation it is always the whole
+/// (RFC 9110 §14.2 lets a server ignore Range).
+fn select(head: &Parts, validators: &Validators, data: Data) -> Result<Content, Fault> {
+    let (file, length) = match data {
+        Data::Plain(file, length) => (file, length),
+        Data::Coded(coding, body) => return Ok(Content::Coded(coding, body)),
+    };
+    let headers = &head.headers;
+    let obeyed = head.method == Method::GET && precondition::if_range_allows(headers, validators);
+    let selection = if obeyed {
+        range::select(headers, length)
+    } else {
+        Selection::Whole
+    };
     if selection == Selection::Unsatisfiable {
         let length = header_value(format!("bytes */{length}"));
         return Err(
             Fault::new(StatusCode::RANGE_NOT_SATISFIABLE).with_header(CONTENT_RANGE, length)
         );
     }
-    Ok(Outcome::Content {
-        media_type: media_type::of(path, &file.file),
-        place: (!file.linked && selection == Selection::Whole)
-            .then(|| (path.to_owned(), file.metadata.clone())),
-        file: file.file,
-        length,
-        validators,
-        selection,
-    })
+    Ok(Content::Selected(file, length, selection))
+}
+
+impl Content {
+    fn is_whole(&self) -> bool {
+        !matches!(self, Self::Selected(_, _, selection) if *selection != Selection::Whole)
+    }
 }
 
 /// Whether `file` stands for the folder at `url` only as long as the first of
@@ -379,14 +482,11 @@ impl Outcome {
                 response.headers_mut().insert(LOCATION, location);
                 Ok(response)
             }
-            Self::NotModified {
-                validators,
-                negotiated,
-            } => {
+            Self::NotModified { validators, varies } => {
                 let mut response = response(StatusCode::NOT_MODIFIED, Body::Empty);
                 say_validators(&mut response, &validators);
-                if negotiated {
-                    say_negotiated(&mut response);
+                if let Some(field) = varies {
+                    say_negotiated(&mut response, field);
                 }
                 Ok(response)
             }
@@ -405,17 +505,28 @@ impl Outcome {
                 archive,
             } => Ok(download(&name, format, archive)),
             Self::Content {
-                file,
-                length,
+                content,
                 validators,
                 media_type,
-                selection,
-                place: _,
+                negotiated,
+                basis: _,
             } => {
-                let mut response = content(file, length, media_type, selection)?;
+                // Only of the bytes as they are ranges can be had.
+                let has_ranges = matches!(content, Content::Selected(..));
+                let mut response = match content {
+                    Content::Selected(file, length, selection) => {
+                        part(file, length, media_type, selection)?
+                    }
+                    Content::Coded(coding, body) => coded(coding, body, media_type),
+                };
                 say_validators(&mut response, &validators);
-                let unit = HeaderValue::from_static("bytes");
-                response.headers_mut().insert(ACCEPT_RANGES, unit);
+                if has_ranges {
+                    let unit = HeaderValue::from_static("bytes");
+                    response.headers_mut().insert(ACCEPT_RANGES, unit);
+                }
+                if negotiated {
+                    say_negotiated(&mut response, ACCEPT_ENCODING);
+                }
                 Ok(response)
             }
         }
@@ -458,14 +569,24 @@ fn listing(text: String, view: View) -> Response {
     };
     headers.insert(CONTENT_TYPE, HeaderValue::from_static(media_type));
     if view.negotiated {
-        say_negotiated(&mut response);
+        say_negotiated(&mut response, ACCEPT);
     }
     response
 }
 
+/// The whole of a representation in a coding.
+fn coded(coding: Coding, body: Body, media_type: String) -> Response {
+    let mut response = response(StatusCode::OK, body);
+    let headers = response.headers_mut();
+    headers.insert(CONTENT_TYPE, header_value(media_type));
+    let token = HeaderValue::from_static(coding.token());
+    headers.insert(CONTENT_ENCODING, token);
+    response
+}
+
 /// 200 or 206 (RFC 9110 §15.3.7).
-fn content(
-    file: File,
+fn part(
+    file: Arc<File>,
     length: u64,
     media_type: String,
     selection: Selection,
@@ -484,7 +605,7 @@ fn content(
         }
     };
     let body = Body::File(FileBody {
-        file: file.into(),
+        file,
         offset: span.offset,
         length: span.length,
     });
@@ -528,10 +649,10 @@ fn say_validators(response: &mut Response, validators: &Validators) {
     }
 }
 
-/// Another Accept would have been answered otherwise (RFC 9110 §12.5.5).
-fn say_negotiated(response: &mut Response) {
-    let field = HeaderValue::from_name(ACCEPT);
-    response.headers_mut().insert(VARY, field);
+/// Another value of the field could have been answered otherwise (RFC 9110
+/// §12.5.5).
+fn say_negotiated(response: &mut Response, field: HeaderName) {
+    response.headers_mut().insert(VARY, field.into());
 }
 
 /// The decoded value of the first `name=` in a query.

@@ -53,6 +53,7 @@ pub struct Glance<'a> {
     /// The request-target as received.
     pub target: &'a [u8],
     pub version: Version,
+    pub accept_encoding: Option<&'a [u8]>,
     pub host: Option<&'a [u8]>,
     pub referer: Option<&'a [u8]>,
     pub user_agent: Option<&'a [u8]>,
@@ -172,6 +173,15 @@ impl Body {
             Self::Stream(stream) => stream.length,
             Self::Unframed(_) => None,
         }
+    }
+
+    /// All `length` bytes of a file.
+    pub fn whole(file: Arc<File>, length: u64) -> Self {
+        Self::File(FileBody {
+            file,
+            offset: 0,
+            length,
+        })
     }
 
     pub fn stream(length: Option<u64>, source: impl Source + 'static) -> Self {

@@ -15,7 +15,7 @@ use crate::config::{Config, ScriptConfig};
 use crate::engine::listener::{self, Bound};
 use crate::engine::{self, Limits, http1, tiny};
 use crate::error::{ExitCode, StartError};
-use crate::files::{self, Files};
+use crate::files::{self, Codings, Files};
 use crate::gateway::cgi::{self, Cgi};
 use crate::gateway::process::Processes;
 use crate::gateway::script::{self, Scripts};
@@ -79,7 +79,7 @@ fn service(
     log: &Log,
 ) -> Result<Service, StartError> {
     let scripts = &config.scripts;
-    let file_options = |withheld: bool| files::Options {
+    let file_options = |withheld: bool, codings| files::Options {
         follow_links: config.follow_links,
         hidden: config.hidden,
         withheld: if withheld {
@@ -92,16 +92,18 @@ fn service(
         } else {
             Vec::new()
         },
+        codings,
     };
-    let open = |root: &std::path::Path, withheld| {
-        Files::new(root, file_options(withheld)).map_err(|error| {
+    let open = |root: &std::path::Path, withheld, codings| {
+        Files::new(root, file_options(withheld, codings)).map_err(|error| {
             StartError::failed(format!("cannot serve {}: {error}", root.display()))
                 .hint("choose a folder that you may read")
         })
     };
     let sendfile = match &scripts.sendfile {
         Some(root) => Some(SendRoot {
-            files: open(root, false)?,
+            // What a script answers with is never coded (C118).
+            files: open(root, false, Codings::None)?,
             root: root.clone(),
         }),
         None => None,
@@ -127,7 +129,7 @@ fn service(
         refused,
     });
     Ok(Service {
-        files: open(&config.root, true)?,
+        files: open(&config.root, true, config.codings)?,
         scripts: host,
         log: log.clone(),
     })

@@ -82,7 +82,8 @@ impl Service {
         if let Some(host) = request.host {
             check_authority(host).ok()?;
         }
-        self.files.respond_again(request.target)
+        self.files
+            .respond_again(request.target, request.accept_encoding)
     }
 
     /// All of the answer, with `bytes` of content, is sent.

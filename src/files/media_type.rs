@@ -82,7 +82,7 @@ fn essence(ending: &str, start: &[u8]) -> &'static str {
 }
 
 /// Whether the type is one whose bytes are characters.
-fn is_text(essence: &str) -> bool {
+pub(super) fn is_text(essence: &str) -> bool {
     essence.starts_with("text/")
         || ["/json", "+json", "/xml", "+xml"]
             .iter()

@@ -12,6 +12,9 @@
 //! less than two seconds ago the tag also holds a hash of the content, and is
 //! strong again. Where the file is too long to be hashed for every request, its
 //! tag is **weak** until the two seconds have passed (RFC 9110 §8.8.1).
+//!
+//! A content coding is a representation of its own: its name stands at the end
+//! of the tag.
 
 use std::fs::{File, Metadata};
 use std::hash::{DefaultHasher, Hasher};
@@ -23,6 +26,8 @@ use http::header::{
     HeaderName, HeaderValue, IF_MATCH, IF_MODIFIED_SINCE, IF_NONE_MATCH, IF_RANGE,
     IF_UNMODIFIED_SINCE,
 };
+
+use super::negotiation::Coding;
 
 /// The coarsest clock of a file system in use.
 const CLOCK_GRAIN: Duration = Duration::from_secs(2);
@@ -178,6 +183,14 @@ impl Validators {
         }
     }
 
+    /// Of the same content in a coding: another representation, another tag
+    /// (RFC 9110 §8.8.3.3). The mark is none that a tag has otherwise.
+    pub(super) fn coded(mut self, coding: Coding) -> Self {
+        self.tag.opaque.push(b'+');
+        self.tag.opaque.extend_from_slice(coding.token().as_bytes());
+        self
+    }
+
     /// Of content made for this request. Weak: the same entries may be written
     /// in another way by the next version of this program.
     pub(super) fn of_content(content: &[u8]) -> Self {
@@ -261,7 +274,7 @@ impl EntityTag {
     pub(super) fn to_header(&self) -> HeaderValue {
         let mark = if self.weak { &b"W/\""[..] } else { b"\"" };
         HeaderValue::from_bytes(&[mark, &self.opaque, b"\""].concat())
-            .expect("our own tags are hexadecimal digits, dots and hyphens")
+            .expect("our own tags are visible characters without quotes")
     }
 }
 

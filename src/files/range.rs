@@ -156,7 +156,7 @@ enum Piece {
 
 impl ByteRanges {
     pub(super) fn new(
-        file: File,
+        file: Arc<File>,
         file_length: u64,
         spans: Vec<Span>,
         media_type: &str,
@@ -175,7 +175,7 @@ impl ByteRanges {
         }
         pieces.push_back(Piece::Text(format!("{line_end}--{boundary}--\r\n").into()));
         Self {
-            file: Arc::new(file),
+            file,
             pieces,
             reading: None,
         }
@@ -345,7 +345,7 @@ mod tests {
         let same = file.try_clone().unwrap();
         let length = content.len() as u64;
         (
-            ByteRanges::new(file, length, spans, "text/plain", "B"),
+            ByteRanges::new(file.into(), length, spans, "text/plain", "B"),
             same,
         )
     }

@@ -58,6 +58,9 @@ pub(super) struct Directory {
     handle: OwnedFd,
 }
 
+/// A directory in which several names are looked at.
+pub(super) struct Folder(Arc<OwnedFd>);
+
 /// Something that exists and may be served, not opened for reading yet.
 pub(super) struct Place {
     pub(super) metadata: Metadata,
@@ -181,6 +184,17 @@ impl Root {
         // A folder on the way may have become a link that leads out.
         let handle = self.open(path, OFlags::PATH | OFlags::CLOEXEC).ok()?;
         rfs::fstat(handle).ok()
+    }
+
+    /// The folder that holds what a path, relative to the root, names. None if a
+    /// symbolic link lies on the way to it.
+    pub(super) fn folder_of(&self, path: &Path) -> Option<Folder> {
+        let folder = path.parent()?;
+        if folder.as_os_str().is_empty() {
+            return Some(Folder(self.directory()));
+        }
+        let handle = self.open(folder, OFlags::PATH | OFlags::CLOEXEC).ok()?;
+        Some(Folder(Arc::new(handle)))
     }
 
     /// Opens a file for reading that was judged before.
@@ -333,6 +347,17 @@ impl Root {
     fn identity(&self, path: &Path) -> Option<(u64, u64)> {
         let stat = rfs::statat(self.directory(), or_dot(path), AtFlags::empty()).ok()?;
         Some((stat.st_dev, stat.st_ino))
+    }
+}
+
+impl Folder {
+    pub(super) fn stat(&self) -> Option<rfs::Stat> {
+        rfs::fstat(&self.0).ok()
+    }
+
+    /// Of an entry itself, should it be a symbolic link.
+    pub(super) fn stat_of(&self, name: &OsStr) -> Option<rfs::Stat> {
+        rfs::statat(&self.0, name, AtFlags::SYMLINK_NOFOLLOW).ok()
     }
 }
 

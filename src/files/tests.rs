@@ -5,7 +5,7 @@ use std::ffi::OsStr;
 use std::fs;
 use std::io::{Cursor, Read};
 use std::os::unix::fs::symlink;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use bytes::Bytes;
 use http::header::{CONTENT_LENGTH, HeaderName, IF_MODIFIED_SINCE, IF_NONE_MATCH, IF_RANGE, RANGE};
@@ -860,13 +860,17 @@ fn untar_lengths(bytes: &[u8]) -> Vec<u64> {
 }
 
 /// Asks until the file has been left alone for long enough to be kept.
-async fn ask_until_kept(files: &Files, target: &'static str) -> Vec<u8> {
+async fn ask_until_kept(files: &Files, target: &'static str, accept: Option<&str>) -> Vec<u8> {
     let deadline = Instant::now() + Duration::from_secs(30);
     loop {
-        let (head, ()) = http::Request::new(()).into_parts();
+        let mut request = http::Request::builder();
+        if let Some(accept) = accept {
+            request = request.header(ACCEPT_ENCODING, accept);
+        }
+        let (head, ()) = request.body(()).unwrap().into_parts();
         let parsed = Target::parse(&Bytes::from_static(target.as_bytes())).unwrap();
         files.respond(&head, &parsed).await.unwrap();
-        if let Some(again) = files.respond_again(target.as_bytes()) {
+        if let Some(again) = files.respond_again(target.as_bytes(), accept.map(str::as_bytes)) {
             let body = match again.content {
                 Piece::Bytes(bytes) => Body::Bytes(bytes),
                 Piece::File(file) => Body::File(file),
@@ -883,10 +887,10 @@ async fn an_answer_is_given_again_only_while_the_file_is_the_same() {
     let long = "x".repeat(100_000);
     let site = Site::new(&[("a", "one"), ("d/b", "two"), ("long", &long)]);
     let files = Files::new(&site.path(""), Options::default()).unwrap();
-    assert_eq!(ask_until_kept(&files, "/a").await, b"one");
-    assert_eq!(ask_until_kept(&files, "/d/b").await, b"two");
-    assert_eq!(ask_until_kept(&files, "/long").await, long.as_bytes());
-    let again = |target: &str| files.respond_again(target.as_bytes()).is_some();
+    assert_eq!(ask_until_kept(&files, "/a", None).await, b"one");
+    assert_eq!(ask_until_kept(&files, "/d/b", None).await, b"two");
+    assert_eq!(ask_until_kept(&files, "/long", None).await, long.as_bytes());
+    let again = |target: &str| files.respond_again(target.as_bytes(), None).is_some();
     assert!(!again("/a?x") && !again("/none") && !again("/d/"));
 
     // The same length, and the time of modification set back.
@@ -909,11 +913,108 @@ async fn an_index_that_may_be_outdone_is_not_kept() {
     let site = Site::new(&[("d/index.htm", "second choice")]);
     let files = Files::new(&site.path(""), Options::default()).unwrap();
     // Under its own name it is, so it was left alone for long enough.
-    ask_until_kept(&files, "/d/index.htm").await;
+    ask_until_kept(&files, "/d/index.htm", None).await;
     let (head, ()) = http::Request::new(()).into_parts();
     let target = Target::parse(&Bytes::from_static(b"/d/")).unwrap();
     files.respond(&head, &target).await.unwrap();
-    assert!(files.respond_again(b"/d/").is_none());
+    assert!(files.respond_again(b"/d/", None).is_none());
     fs::write(site.path("d/index.html"), "first choice").unwrap();
-    assert_eq!(ask_until_kept(&files, "/d/").await, b"first choice");
+    assert_eq!(ask_until_kept(&files, "/d/", None).await, b"first choice");
+}
+
+fn unzipped(bytes: &[u8]) -> Vec<u8> {
+    let mut content = Vec::new();
+    let mut decoder = flate2::read::GzDecoder::new(bytes);
+    decoder.read_to_end(&mut content).unwrap();
+    content
+}
+
+fn coding_site(files: &[(&str, &str)]) -> Site {
+    let mut site = Site::new(files);
+    site.options.codings = Codings::OnTheFly;
+    site
+}
+
+#[tokio::test]
+async fn a_coded_answer_is_given_again_only_while_nothing_beside_the_file_has_changed() {
+    let text = "line\n".repeat(1000);
+    let site = coding_site(&[
+        ("a.txt", &text),
+        ("d/b.txt", &text),
+        ("d/c.txt", &text),
+        ("d/c.txt.gz", "one"),
+    ]);
+    let files = Files::new(&site.path(""), site.options.clone()).unwrap();
+    let again = |target: &str| {
+        let answer = files.respond_again(target.as_bytes(), Some(b"gzip"));
+        answer.is_some()
+    };
+    for target in ["/a.txt", "/d/b.txt"] {
+        let sent = ask_until_kept(&files, target, Some("gzip")).await;
+        assert_eq!(unzipped(&sent), text.as_bytes(), "{target}");
+        // Not for a client that takes no coding, or another one.
+        for accept in ["", "br", "gzip;q=0"] {
+            let answer = files.respond_again(target.as_bytes(), Some(accept.as_bytes()));
+            assert!(answer.is_none(), "{target} {accept}");
+        }
+    }
+    assert_eq!(
+        ask_until_kept(&files, "/d/c.txt", Some("gzip")).await,
+        b"one"
+    );
+
+    // A form comes.
+    fs::write(site.path("a.txt.gz"), "new").unwrap();
+    assert!(!again("/a.txt"));
+    assert_eq!(ask_until_kept(&files, "/a.txt", Some("gzip")).await, b"new");
+    // It is written again in its place: the folder has not changed.
+    fs::write(site.path("a.txt.gz"), "own").unwrap();
+    assert!(!again("/a.txt"));
+    assert_eq!(ask_until_kept(&files, "/a.txt", Some("gzip")).await, b"own");
+    // It becomes older than the file.
+    set_modified(&site.path("a.txt.gz"), Duration::from_secs(3600));
+    assert!(!again("/a.txt"));
+    let sent = ask_until_kept(&files, "/a.txt", Some("gzip")).await;
+    assert_eq!(unzipped(&sent), text.as_bytes());
+    // And newer again, although it is not what is sent.
+    set_modified(&site.path("a.txt.gz"), Duration::ZERO);
+    assert!(!again("/a.txt"));
+    // It goes.
+    ask_until_kept(&files, "/d/c.txt", Some("gzip")).await;
+    fs::remove_file(site.path("d/c.txt.gz")).unwrap();
+    assert!(!again("/d/c.txt"));
+    // The file is changed.
+    ask_until_kept(&files, "/d/b.txt", Some("gzip")).await;
+    fs::write(site.path("d/b.txt"), "x".repeat(text.len())).unwrap();
+    assert!(!again("/d/b.txt"));
+}
+
+#[tokio::test]
+async fn a_kept_answer_for_everyone_is_none_for_who_refuses_plain_bytes() {
+    let site = coding_site(&[("picture.png", "x"), ("page.html", "short")]);
+    let files = Files::new(&site.path(""), site.options.clone()).unwrap();
+    for target in ["/picture.png", "/page.html"] {
+        ask_until_kept(&files, target, None).await;
+        let again = files.respond_again(target.as_bytes(), Some(b"identity;q=0"));
+        assert!(again.is_none(), "{target}");
+    }
+}
+
+#[tokio::test]
+async fn a_coded_form_beside_a_linked_form_is_not_kept() {
+    let text = "line\n".repeat(1000);
+    let site = coding_site(&[("a.txt", &text), ("b.txt", &text), ("d/form", "one")]);
+    symlink("d/form", site.path("a.txt.gz")).unwrap();
+    symlink("d/none", site.path("b.txt.gz")).unwrap();
+    let files = Files::new(&site.path(""), site.options.clone()).unwrap();
+    // When this one is kept the others have been left alone for long enough.
+    ask_until_kept(&files, "/d/form", None).await;
+    let request = http::Request::builder().header(ACCEPT_ENCODING, "gzip");
+    let (head, ()) = request.body(()).unwrap().into_parts();
+    for target in ["/a.txt", "/b.txt"] {
+        let parsed = Target::parse(&Bytes::from_static(target.as_bytes())).unwrap();
+        files.respond(&head, &parsed).await.unwrap();
+        let again = files.respond_again(target.as_bytes(), Some(b"gzip"));
+        assert!(again.is_none(), "{target}");
+    }
 }

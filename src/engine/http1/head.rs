@@ -55,6 +55,7 @@ pub fn glance<'a>(
         },
         target: parsed.path?.as_bytes(),
         version,
+        accept_encoding: None,
         host: None,
         referer: None,
         user_agent: None,
@@ -62,6 +63,7 @@ pub fn glance<'a>(
     let mut keep_alive = None;
     for field in &*parsed.headers {
         let place = match known(field.name) {
+            Some(Known::AcceptEncoding) => &mut glance.accept_encoding,
             Some(Known::Host) => &mut glance.host,
             Some(Known::Referer) => &mut glance.referer,
             Some(Known::UserAgent) => &mut glance.user_agent,
@@ -84,8 +86,9 @@ pub fn glance<'a>(
     Some((glance, keep_alive, length))
 }
 
-/// The fields that an engine or the access log looks at.
+/// The fields of which a [`Glance`] says the value.
 enum Known {
+    AcceptEncoding,
     Host,
     Connection,
     Referer,
@@ -103,6 +106,7 @@ fn known(name: &str) -> Option<Known> {
         10 if is("connection") => Some(Known::Connection),
         10 if is("user-agent") => Some(Known::UserAgent),
         14 if is("content-length") => Some(Known::Framing),
+        15 if is("accept-encoding") => Some(Known::AcceptEncoding),
         17 if is("transfer-encoding") => Some(Known::Framing),
         _ => None,
     }
