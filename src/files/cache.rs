@@ -26,7 +26,7 @@ use super::resolve::Root;
 use crate::message::{Body, Piece, PreparedHead, Ready, Response};
 
 /// Contents up to this length are kept; of longer files only the fields are.
-const SMALL_BYTES: u64 = 32 << 10;
+const SMALL_BYTES: u64 = 128 << 10;
 /// Bounds for all entries. A cache that is full begins anew.
 const MAX_BYTES: usize = 16 << 20;
 const MAX_ENTRIES: usize = 4096;
