@@ -3,7 +3,9 @@
 
 use rustix::process::Signal;
 
-use crate::support::{Client, Process, Rows, Server, curl, eventually, needs, tiny_http_cannot};
+use crate::support::{
+    Client, Process, Rows, Server, curl, eventually, first_core, needs, tiny_http_cannot,
+};
 
 fn server() -> Server {
     ["echo", "slow", "stream", "trapterm", "hang", "clshort"]
@@ -414,17 +416,6 @@ fn at_the_limit_the_longest_idle_connection_makes_room() {
     for client in young {
         ask(client);
     }
-}
-
-/// The first core that this process may use.
-fn first_core() -> String {
-    let status = std::fs::read_to_string("/proc/self/status").unwrap();
-    let list = status
-        .lines()
-        .find_map(|line| line.strip_prefix("Cpus_allowed_list:"))
-        .expect("proc(5)");
-    let end = list.find(['-', ',']).unwrap_or(list.len());
-    list[..end].trim().to_owned()
 }
 
 #[test]

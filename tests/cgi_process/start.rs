@@ -1,11 +1,15 @@
 //! What a script's process is given: C126 to C130.
 
 use std::fs;
+use std::io::{BufRead, BufReader, Write};
+use std::process::{Command, Stdio};
 
 use rustix::process::{Pid, getpgid};
 
 use super::WAITS;
-use crate::support::{Report, Server, eventually};
+use crate::support::{
+    Report, Server, eventually, first_core, fixtures, needs, skip, tiny_http_cannot,
+};
 
 #[test]
 fn a_script_starts_in_its_own_folder_c126() {
@@ -172,4 +176,41 @@ fn umask_and_limits_are_those_the_server_was_started_with_c130() {
         Some("0027")
     );
     assert_eq!(server.get("/cgi-bin/limits").text(), "256 1024 4096 0");
+}
+
+#[test]
+fn nobody_else_waits_for_a_script_that_is_slow_to_start() {
+    if !needs("python3") || tiny_http_cannot("serve two connections with one thread") {
+        return;
+    }
+    // One core is one thread for all connections.
+    let server = Server::new()
+        .tree("site")
+        .script(
+            "cgi-bin/slow",
+            "#!/bin/sh\nprintf 'Content-Type: text/plain\\n\\nran'",
+        )
+        .under(["taskset", "-c", &first_core()])
+        .start();
+    let mut holder = Command::new("python3")
+        .arg(fixtures("programs").join("hold_exec.py"))
+        .arg(server.root().join("cgi-bin/slow"))
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut lines = BufReader::new(holder.stdout.take().unwrap()).lines();
+    let mut line = || lines.next().and_then(Result::ok).unwrap_or_default();
+    let first = line();
+    if first != "ready" {
+        holder.wait().unwrap();
+        return skip(&format!("no exec can be held here: {first}"));
+    }
+    let mut client = server.connect();
+    client.send(server.wire(b"GET /cgi-bin/slow HTTP/1.1\nHost: {host}"));
+    assert_eq!(line(), "held");
+    assert_eq!(server.get("/hello.txt").text(), "hello\n");
+    holder.stdin.take().unwrap().write_all(b"\n").unwrap();
+    assert_eq!(client.response().text(), "ran");
+    holder.wait().unwrap();
 }

@@ -100,6 +100,17 @@ pub(crate) fn curl(args: &[&str]) -> Output {
         .expect("curl is there: the test asked `needs`")
 }
 
+/// The first core that this process may use.
+pub(crate) fn first_core() -> String {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap();
+    let list = status
+        .lines()
+        .find_map(|line| line.strip_prefix("Cpus_allowed_list:"))
+        .expect("proc(5)");
+    let end = list.find(['-', ',']).unwrap_or(list.len());
+    list[..end].trim().to_owned()
+}
+
 /// A folder of tests/fixtures.
 pub(crate) fn fixtures(folder: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR"))
