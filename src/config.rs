@@ -84,7 +84,6 @@ impl Config {
             fields: cli.max_fields as usize,
             connections: cli.max_connections.map_or(usize::MAX, |most| most as usize),
             http_1_0,
-            ..Limits::default()
         };
         Ok(Self {
             addresses: addresses(&cli),

@@ -20,9 +20,6 @@ pub struct Limits {
     pub body: Duration,
     /// For a client that takes no data.
     pub write: Duration,
-    /// A client that has closed its sending side may still want the answer;
-    /// after this it counts as gone (C132).
-    pub half_closed: Duration,
     /// For an idle connection's next request.
     pub idle: Duration,
     /// For a whole head, from its first byte.
@@ -53,7 +50,6 @@ impl Default for Limits {
         Self {
             body: Duration::from_secs(60),
             write: Duration::from_secs(60),
-            half_closed: Duration::from_secs(5),
             idle: Duration::from_secs(60),
             head: Duration::from_secs(10),
             head_bytes: 64 << 10,

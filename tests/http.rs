@@ -432,17 +432,3 @@ fn an_absurd_content_length_costs_nothing() {
     }
     assert_eq!(server.get("/hello.txt").text(), "hello\n");
 }
-
-#[test]
-fn a_half_closed_client_that_takes_data_is_not_cut_off_c132() {
-    // Longer than the 5 s that a half-closed client is given in silence.
-    let text = "#!/bin/sh\nprintf 'Content-Type: text/plain\\n\\n'\n\
-                for n in 1 2 3 4 5 6 7; do sleep 1; echo $n; done\n";
-    let server = Server::new().script("cgi-bin/counts", text).start();
-    let mut client = server.connect();
-    client.send(server.wire(b"GET /cgi-bin/counts HTTP/1.1\nHost: {host}"));
-    client.half_close();
-    let response = client.response();
-    assert!(response.complete, "{response}");
-    assert_eq!(response.text(), "1\n2\n3\n4\n5\n6\n7\n");
-}

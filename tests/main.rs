@@ -13,6 +13,7 @@ mod cgi_stdin; // the request body on its way to the script: C62 to C75
 mod cgi_stdout; // what a script prints: C76 to C118
 mod command_line; // what the command says, refuses, and how it ends
 mod compression; // content codings of files
+mod departure; // clients that leave, and clients that only look like it: C132
 mod files; // files over HTTP: methods, types, conditions, ranges, errors
 mod http; // connections: order, reuse, end
 mod large; // bodies far larger than the memory

@@ -7,8 +7,15 @@ use std::time::Duration;
 
 use tokio::time::{Instant, sleep};
 
+use self::peer::Holder;
+
+mod peer;
+
 /// How often a client that says nothing is looked at.
 const WATCH_POLL: Duration = Duration::from_millis(200);
+/// A client on another machine that has closed its sending side, and of which
+/// it is not known that it waits, counts as gone after so long.
+const HALF_CLOSED: Duration = Duration::from_millis(500);
 
 /// The client's side of a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -19,24 +26,36 @@ pub enum Peer {
     Gone,
 }
 
-/// Returns when the client has gone: at once after a reset, `half_closed` after
-/// it has closed its sending side and has taken nothing since (C132). One that
-/// is gone answers what it is sent with a reset.
-pub async fn gone(socket: &impl AsFd, half_closed: Duration) {
-    let mut deadline = None;
+/// Returns when the client has gone (C132): after a reset, and after a FIN as far
+/// as that can be told from one that only says that no more requests come.
+/// `owed`: the client has said with its request that it is the last one, so that
+/// it may well have closed its sending side behind it.
+pub async fn gone(socket: &impl AsFd, owed: bool) {
     loop {
-        match peer(socket) {
-            Peer::Gone => return,
-            Peer::Open => {}
-            Peer::HalfClosed if takes_data(socket) => deadline = None,
-            Peer::HalfClosed => {
-                let deadline = *deadline.get_or_insert_with(|| Instant::now() + half_closed);
-                if Instant::now() >= deadline {
-                    return;
-                }
-            }
+        let gone = match peer(socket) {
+            Peer::Open => false,
+            Peer::Gone => true,
+            Peer::HalfClosed => has_left(socket, owed),
+        };
+        if gone {
+            return;
         }
         sleep(WATCH_POLL).await;
+    }
+}
+
+/// Of a client that has closed its sending side.
+fn has_left(socket: &impl AsFd, owed: bool) -> bool {
+    match peer::holder(socket) {
+        Some(Holder::Nobody) => true,
+        Some(Holder::Process) => false,
+        None if owed => false,
+        // What is on its way asks the client itself: one that has left answers
+        // it with a reset.
+        None => info(socket).is_none_or(|info| {
+            let quiet = Duration::from_millis(info.tcpi_last_ack_recv.into());
+            info.tcpi_unacked == 0 && info.tcpi_notsent_bytes == 0 && quiet >= HALF_CLOSED
+        }),
     }
 }
 
@@ -53,12 +72,6 @@ pub fn peer(socket: &impl AsFd) -> Peer {
         Some(CLOSE_WAIT) => Peer::HalfClosed,
         _ => Peer::Gone,
     }
-}
-
-/// Whether the client has acknowledged something since the last look.
-fn takes_data(socket: &impl AsFd) -> bool {
-    info(socket)
-        .is_some_and(|info| Duration::from_millis(info.tcpi_last_ack_recv.into()) <= WATCH_POLL)
 }
 
 fn info(socket: &impl AsFd) -> Option<libc::tcp_info> {

@@ -342,7 +342,7 @@ impl Shared {
                 Err((fault, bare)) => self.service.refuse(bare, fault),
             }
         };
-        let answer = wire::await_answer(&*socket, &self.limits, interims, answer).await;
+        let answer = wire::await_answer(&*socket, &self.limits, &asked, interims, answer).await;
         let Some(response) = answer else {
             tcp::close(&*socket);
             slot.give_back().await;
@@ -436,6 +436,7 @@ impl Head {
                 version
             },
             keep_alive: keep_alive && !upgrade && !stopping && !limits.http_1_0 && framing.is_ok(),
+            last: !keep_alive,
         };
         Self {
             asked,

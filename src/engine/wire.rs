@@ -134,6 +134,8 @@ pub struct Asked {
     pub method: Method,
     pub version: Version,
     pub keep_alive: bool,
+    /// The client has said that it sends no more requests.
+    pub last: bool,
 }
 
 impl Asked {
@@ -159,6 +161,7 @@ pub struct Delivered {
 pub async fn await_answer<W: Wire>(
     wire: &W,
     limits: &Limits,
+    asked: &Asked,
     mut interims: mpsc::UnboundedReceiver<http::Response<()>>,
     answer: impl Future<Output = Response>,
 ) -> Option<Response> {
@@ -180,7 +183,7 @@ pub async fn await_answer<W: Wire>(
     tokio::select! {
         biased;
         response = relayed => Some(response),
-        () = tcp::gone(wire, limits.half_closed) => None,
+        () = tcp::gone(wire, asked.last) => None,
     }
 }
 
@@ -209,7 +212,7 @@ pub async fn deliver(
     let written = tokio::select! {
         biased;
         written = out.write(head, body, plan.content) => written,
-        () = tcp::gone(wire, limits.half_closed) => Err(Cut::Client),
+        () = tcp::gone(wire, asked.last) => Err(Cut::Client),
     };
     match &written {
         Ok(()) | Err(Cut::Client) => {}
@@ -305,7 +308,7 @@ impl Unsent {
         let written = tokio::select! {
             biased;
             written = sending => written,
-            () = tcp::gone(wire, limits.half_closed) => Err(io::ErrorKind::NotConnected.into()),
+            () = tcp::gone(wire, !self.keep_alive) => Err(io::ErrorKind::NotConnected.into()),
         };
         let complete = matches!(written, Ok(bytes) if bytes == length);
         if !complete {

@@ -281,9 +281,7 @@ impl Connection {
 
     /// Whether another request may follow on the connection.
     fn goes_on(&self, request: &http::Request<()>) -> bool {
-        framing::wants_keep_alive(request.version(), request.headers())
-            && !self.shared.limits.http_1_0
-            && !self.is_stopping()
+        !is_last(request) && !self.shared.limits.http_1_0 && !self.is_stopping()
     }
 
     /// One request and its response.
@@ -304,6 +302,7 @@ impl Connection {
                 version
             },
             keep_alive: framing.is_ok() && self.goes_on(&request),
+            last: is_last(&request),
         };
         let (interim, interims) = mpsc::unbounded_channel();
         let response = match framing {
@@ -314,7 +313,7 @@ impl Connection {
                 let expects = version == Version::HTTP_11 && request.headers().contains_key(EXPECT);
                 let body = self.body(framing, expects);
                 let answer = self.shared.service.respond(request.map(|()| body));
-                wire::await_answer(&*self.out, limits, interims, answer).await
+                wire::await_answer(&*self.out, limits, &asked, interims, answer).await
             }
             Err(fault) => {
                 self.inbound.distrust();
@@ -376,6 +375,7 @@ impl Connection {
             method: request.method().clone(),
             version: Version::HTTP_11,
             keep_alive: false,
+            last: true,
         };
         let response = self.shared.service.refuse(request, fault);
         wire::deliver(&*self.out, &self.shared.limits, &asked, response).await;
@@ -387,6 +387,11 @@ impl Connection {
         tcp::finish(self);
         self.inbound.discard(LINGER).await;
     }
+}
+
+/// Whether the client has said that no request follows (RFC 9112 §9.6).
+fn is_last(request: &http::Request<()>) -> bool {
+    !framing::wants_keep_alive(request.version(), request.headers())
 }
 
 fn milliseconds(time: Duration) -> u64 {
