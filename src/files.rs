@@ -41,6 +41,8 @@ mod archive;
 mod cache;
 mod civil;
 mod compression;
+#[cfg(fuzzing)]
+pub mod fuzz;
 mod listing;
 mod media_type;
 mod negotiation;

@@ -28,6 +28,8 @@ use crate::service::Service;
 mod chunked;
 mod connection;
 mod content;
+#[cfg(fuzzing)]
+pub mod fuzz;
 mod head;
 
 /// How often connections are looked at for being idle or slow for too long.
