@@ -217,6 +217,14 @@ pub struct Cli {
     #[arg(long, value_name = "SECS", default_value = "60", hide_default_value = true, value_parser = seconds, help_heading = "Limits")]
     pub body_timeout: f64,
 
+    /// Least bytes a second of a client that is waited for [default: 100; 0 = none]
+    ///
+    /// --body-timeout and --write-timeout are what a client may use up in waiting, all in all.
+    /// Each so many bytes that it sends or takes give a second of it back. Time in which a script
+    /// is slower than the client costs nothing.
+    #[arg(long, value_name = "SIZE", default_value = "100", hide_default_value = true, value_parser = size, help_heading = "Limits")]
+    pub min_rate: u64,
+
     /// For running requests when the server is told to stop [default: 10]
     #[arg(long, value_name = "SECS", default_value = "10", hide_default_value = true, value_parser = seconds, help_heading = "Limits")]
     pub grace: f64,

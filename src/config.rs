@@ -8,6 +8,7 @@ use std::time::Duration;
 use crate::cli::{Cli, EngineName, WorkingDirectory};
 use crate::engine::Limits;
 use crate::engine::listener::Address;
+use crate::engine::patience::Patience;
 use crate::error::{StartError, shell_word};
 use crate::files::Codings;
 use crate::gateway::variables::{host_name, is_meta_variable};
@@ -76,10 +77,16 @@ impl Config {
         };
         let root = folder(&places.directory.take().unwrap_or_else(|| ".".into()))?;
         let limits = Limits {
-            body: patience(cli.body_timeout),
-            write: patience(cli.write_timeout),
-            idle: patience(cli.idle_timeout),
-            head: patience(cli.head_timeout),
+            body: Patience {
+                most: time(cli.body_timeout),
+                rate: cli.min_rate,
+            },
+            write: Patience {
+                most: time(cli.write_timeout),
+                rate: cli.min_rate,
+            },
+            idle: time(cli.idle_timeout),
+            head: time(cli.head_timeout),
             head_bytes: usize::try_from(cli.max_head).unwrap_or(usize::MAX),
             fields: cli.max_fields as usize,
             connections: cli.max_connections.map_or(usize::MAX, |most| most as usize),
@@ -142,7 +149,7 @@ impl ScriptConfig {
 }
 
 /// No time limit at all is a very long one.
-fn patience(seconds: f64) -> Duration {
+fn time(seconds: f64) -> Duration {
     const TEN_YEARS: Duration = Duration::from_secs(315_576_000);
     if seconds > 0.0 {
         Duration::from_secs_f64(seconds)

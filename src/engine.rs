@@ -6,9 +6,12 @@
 
 use std::time::Duration;
 
+use self::patience::Patience;
+
 pub mod framing;
 pub mod http1;
 pub mod listener;
+pub mod patience;
 mod tcp;
 pub mod tiny;
 mod wire;
@@ -16,10 +19,10 @@ mod wire;
 /// How long an engine waits for a client.
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {
-    /// For the next bytes of a request's content (C72).
-    pub body: Duration,
-    /// For a client that takes no data.
-    pub write: Duration,
+    /// For a request's content (C72).
+    pub body: Patience,
+    /// For a client to take the answer.
+    pub write: Patience,
     /// For an idle connection's next request.
     pub idle: Duration,
     /// For a whole head, from its first byte.
@@ -47,9 +50,13 @@ pub fn most_connections(open_files: usize, jobs: usize) -> usize {
 
 impl Default for Limits {
     fn default() -> Self {
+        const MINUTE: Patience = Patience {
+            most: Duration::from_secs(60),
+            rate: 100,
+        };
         Self {
-            body: Duration::from_secs(60),
-            write: Duration::from_secs(60),
+            body: MINUTE,
+            write: MINUTE,
             idle: Duration::from_secs(60),
             head: Duration::from_secs(10),
             head_bytes: 64 << 10,

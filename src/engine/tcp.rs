@@ -74,6 +74,11 @@ pub fn peer(socket: &impl AsFd) -> Peer {
     }
 }
 
+/// The bytes that the client has acknowledged since the connection began.
+pub fn taken(socket: &impl AsFd) -> u64 {
+    info(socket).map_or(0, |info| info.tcpi_bytes_acked)
+}
+
 fn info(socket: &impl AsFd) -> Option<libc::tcp_info> {
     let mut info = MaybeUninit::<libc::tcp_info>::zeroed();
     let mut length =

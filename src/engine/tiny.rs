@@ -30,6 +30,7 @@ use self::socket::Socket;
 use super::Limits;
 use super::framing::{self, Framing};
 use super::listener::Bound;
+use super::patience::{Budget, Patience};
 use super::tcp::{self, Peer};
 use super::wire::{self, Asked};
 use crate::error::Fault;
@@ -318,7 +319,7 @@ impl Shared {
             return After::Close;
         };
         // The library waits for content with the same timer.
-        socket.set_idle(self.limits.idle.max(self.limits.body));
+        socket.set_idle(self.limits.idle.max(self.limits.body.most));
         let connection = Connection {
             remote: client.0,
             local: socket.local,
@@ -767,15 +768,16 @@ impl Drop for Reading {
 /// demand, and with it goes 100 (Continue), if the client waits for that (C69).
 struct Upload {
     slot: Arc<Slot>,
-    patience: Duration,
+    /// C72.
+    budget: Budget,
     pieces: Option<mpsc::Receiver<Result<Bytes, BodyError>>>,
 }
 
 impl Upload {
-    fn new(slot: &Arc<Slot>, patience: Duration) -> Self {
+    fn new(slot: &Arc<Slot>, patience: Patience) -> Self {
         Self {
             slot: Arc::clone(slot),
-            patience,
+            budget: patience.begin(),
             pieces: None,
         }
     }
@@ -783,9 +785,13 @@ impl Upload {
     async fn piece(&mut self) -> Option<Result<Bytes, BodyError>> {
         self.want();
         let pieces = self.pieces.as_mut()?;
-        timeout(self.patience, pieces.recv())
-            .await
-            .unwrap_or(Some(Err(BodyError::TimedOut)))
+        let Some(piece) = self.budget.wait(pieces.recv()).await else {
+            return Some(Err(BodyError::TimedOut));
+        };
+        if let Some(Ok(piece)) = &piece {
+            self.budget.earn(piece.len() as u64);
+        }
+        piece
     }
 }
 

@@ -13,10 +13,10 @@ use http::{Method, Version};
 use rustix::io::Errno;
 use rustix::net::SendFlags;
 use tokio::sync::mpsc;
-use tokio::time::timeout;
 
 use super::Limits;
 use super::framing::{self, Asker, CHUNK_END, Content, LAST_CHUNK, Plan};
+use super::patience::Patience;
 use super::tcp;
 use crate::log::Sent;
 use crate::message::{Body, FileBody, Piece, Ready, Response, Source};
@@ -47,13 +47,12 @@ pub trait Wire: AsFd + Sync {
         &self,
         head: &[u8],
         body: &FileBody,
-        stall: Duration,
+        stall: Patience,
     ) -> impl Future<Output = io::Result<u64>> + Send;
 }
 
-/// Sends all of `pieces`. No wait for the client to take data is longer than
-/// `stall`.
-pub async fn send(wire: &impl Wire, pieces: &[&[u8]], stall: Duration) -> io::Result<()> {
+/// Sends all of `pieces`, unless the client is too slow in taking them.
+pub async fn send(wire: &impl Wire, pieces: &[&[u8]], stall: Patience) -> io::Result<()> {
     const MOST: usize = 5;
     let mut slices = [IoSlice::new(&[]); MOST];
     for (slice, piece) in slices.iter_mut().zip(pieces) {
@@ -75,7 +74,7 @@ pub async fn send(wire: &impl Wire, pieces: &[&[u8]], stall: Duration) -> io::Re
 }
 
 /// Sends a head that content follows in a moment, in the same packet.
-pub async fn send_more(wire: &impl Wire, head: &[u8], stall: Duration) -> io::Result<()> {
+pub async fn send_more(wire: &impl Wire, head: &[u8], stall: Patience) -> io::Result<()> {
     let mut left = head;
     while !left.is_empty() {
         match rustix::net::send(
@@ -92,11 +91,23 @@ pub async fn send_more(wire: &impl Wire, head: &[u8], stall: Duration) -> io::Re
     Ok(())
 }
 
-/// For the client to take data, at most for `stall`.
-pub async fn wait_for_room(wire: &impl Wire, stall: Duration) -> io::Result<()> {
-    timeout(stall, wire.writable())
-        .await
-        .map_err(|_| io::ErrorKind::TimedOut)?
+/// For the client to take data, as long as it is not too slow. There is room
+/// only when much of a buffer has been taken; that some has shows before.
+pub async fn wait_for_room(wire: &impl Wire, stall: Patience) -> io::Result<()> {
+    const LOOK: Duration = Duration::from_secs(1);
+    let mut budget = stall.begin();
+    let mut taken = tcp::taken(wire);
+    loop {
+        if let Some(room) = budget.wait_most(LOOK, wire.writable()).await {
+            return room;
+        }
+        let now = tcp::taken(wire);
+        budget.earn(now.saturating_sub(taken));
+        taken = now;
+        if budget.is_used_up() {
+            return Err(io::ErrorKind::TimedOut.into());
+        }
+    }
 }
 
 /// `Wire::send_file` by reading and sending.
@@ -104,7 +115,7 @@ pub async fn copy_file(
     wire: &impl Wire,
     head: &[u8],
     body: &FileBody,
-    stall: Duration,
+    stall: Patience,
 ) -> io::Result<u64> {
     let whole = usize::try_from(body.length).unwrap_or(usize::MAX);
     let mut buffer = vec![0; BLOCK_BYTES.min(whole)];
@@ -345,7 +356,7 @@ impl From<io::Error> for Cut {
 /// A response on its way out.
 struct Out<'a, W> {
     wire: &'a W,
-    stall: Duration,
+    stall: Patience,
     /// Of content, sent so far.
     bytes: u64,
 }

@@ -31,6 +31,7 @@ use super::content::{Drained, Inbound, Upload};
 use super::head::{self, Head, Search};
 use crate::clock;
 use crate::engine::framing::{self, Asker, Framing};
+use crate::engine::patience::Patience;
 use crate::engine::tcp;
 use crate::engine::wire::{self, Asked, Delivered, Unsent, Wire};
 use crate::error::Fault;
@@ -428,7 +429,7 @@ impl Wire for Outbound {
 
     /// A small file leaves in one write with its head; a larger one is moved by
     /// the kernel, in turns with the thread's other connections.
-    async fn send_file(&self, head: &[u8], body: &FileBody, stall: Duration) -> io::Result<u64> {
+    async fn send_file(&self, head: &[u8], body: &FileBody, stall: Patience) -> io::Result<u64> {
         if body.length <= SMALL_FILE_BYTES {
             return wire::copy_file(self, head, body, stall).await;
         }

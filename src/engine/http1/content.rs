@@ -16,6 +16,7 @@ use tokio::time::timeout;
 
 use super::chunked::{Decoded, Decoder};
 use crate::engine::framing::Framing;
+use crate::engine::patience::{Budget, Patience};
 use crate::message::{BodyError, Next, Source};
 
 /// What is read from a socket at once.
@@ -272,8 +273,8 @@ fn poll_arrival(
 /// A request's content as the service sees it.
 pub struct Upload {
     inbound: Inbound,
-    /// For the next bytes (C72).
-    patience: Duration,
+    /// C72.
+    budget: Budget,
     /// Sends 100 (Continue).
     go_on: Box<dyn Fn() + Send + Sync>,
 }
@@ -281,13 +282,13 @@ pub struct Upload {
 impl Upload {
     pub fn new(
         inbound: Inbound,
-        patience: Duration,
+        patience: Patience,
         go_on: impl Fn() + Send + Sync + 'static,
     ) -> Self {
         inbound.lock().upload = true;
         Self {
             inbound,
-            patience,
+            budget: patience.begin(),
             go_on: Box::new(go_on),
         }
     }
@@ -295,13 +296,14 @@ impl Upload {
     async fn piece(&mut self) -> Option<Result<Bytes, BodyError>> {
         self.want();
         let piece = std::future::poll_fn(|cx| self.inbound.lock().poll_piece(cx));
-        match timeout(self.patience, piece).await {
-            Ok(piece) => piece,
-            Err(_elapsed) => {
-                self.inbound.distrust();
-                Some(Err(BodyError::TimedOut))
-            }
+        let Some(piece) = self.budget.wait(piece).await else {
+            self.inbound.distrust();
+            return Some(Err(BodyError::TimedOut));
+        };
+        if let Some(Ok(piece)) = &piece {
+            self.budget.earn(piece.len() as u64);
         }
+        piece
     }
 }
 

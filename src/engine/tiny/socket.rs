@@ -18,6 +18,7 @@ use rustix::net::{SendAncillaryBuffer, SendFlags};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
+use super::super::patience::Patience;
 use super::super::wire::{self, Wire};
 use crate::message::FileBody;
 use crate::os;
@@ -115,7 +116,7 @@ impl Wire for Socket {
     }
 
     /// sendfile would block on this socket.
-    async fn send_file(&self, head: &[u8], body: &FileBody, stall: Duration) -> io::Result<u64> {
+    async fn send_file(&self, head: &[u8], body: &FileBody, stall: Patience) -> io::Result<u64> {
         wire::copy_file(self, head, body, stall).await
     }
 }
