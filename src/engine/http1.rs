@@ -207,21 +207,24 @@ impl Shared {
     fn close_idle(&self) {
         for connection in self.lock().iter().filter_map(Weak::upgrade) {
             // Half a head is no running request either.
-            if matches!(connection.phase(), Phase::Idle | Phase::Head) {
+            if matches!(connection.phase(), Phase::New | Phase::Idle | Phase::Head) {
                 tcp::close(&connection.as_fd());
             }
         }
     }
 
-    /// Closes the connection that has waited longest for its next request.
+    /// Closes the connection that has waited longest for its client.
     fn close_idlest(&self) -> bool {
         let connections = self.lock();
         let idlest = connections
             .iter()
             .filter_map(Weak::upgrade)
-            .filter(|connection| connection.phase() == Phase::Idle)
-            .min_by_key(|connection| connection.idle_since());
-        let Some(idlest) = idlest else { return false };
+            .filter_map(|connection| Some((connection.idle_since()?, connection)))
+            // Those that have had their last answer go first.
+            .min_by_key(|(since, connection)| (connection.phase() != Phase::Closing, *since));
+        let Some((_, idlest)) = idlest else {
+            return false;
+        };
         idlest.give_up();
         true
     }

@@ -42,6 +42,8 @@ const DRAIN_BYTES: u64 = 256 << 10;
 /// How long that may take, and how long a closed connection lingers so that
 /// the client reads its answer before a reset could destroy it (RFC 9112 §9.6).
 const LINGER: Duration = Duration::from_secs(2);
+/// A new client has so long for its first byte before it counts as idle.
+const FIRST_WORDS: Duration = Duration::from_secs(1);
 /// A file up to this length is read and leaves in one write with the head.
 const SMALL_FILE_BYTES: u64 = 32 << 10;
 /// What sendfile moves before other connections of the thread get their turn.
@@ -52,12 +54,16 @@ const CONTINUE: &[u8] = b"HTTP/1.1 100 Continue\r\n\r\n";
 /// Where a connection stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Phase {
+    /// Before the first request.
+    New,
     /// Between two requests.
     Idle,
     /// Some of a head has arrived.
     Head,
     /// A request is being answered.
     Busy,
+    /// The last answer is out; the client gets time to read it and to close.
+    Closing,
     /// Another connection has taken its place.
     GivenUp,
 }
@@ -128,29 +134,42 @@ impl Connection {
                 local,
                 secure: false,
             },
-            phase: AtomicU8::new(Phase::Idle as u8),
+            phase: AtomicU8::new(Phase::New as u8),
             entered: AtomicU64::new(0),
             deadline: AtomicU64::new(u64::MAX),
             expired: AtomicBool::new(false),
             shared,
         };
         // The first head's time runs from here.
-        connection.enter(Phase::Idle, Some(connection.shared.limits.head));
+        connection.enter(Phase::New, Some(connection.shared.limits.head));
         Ok(connection)
     }
 
     pub fn phase(&self) -> Phase {
         match self.phase.load(Ordering::Relaxed) {
-            0 => Phase::Idle,
-            1 => Phase::Head,
-            2 => Phase::Busy,
+            0 => Phase::New,
+            1 => Phase::Idle,
+            2 => Phase::Head,
+            3 => Phase::Busy,
+            4 => Phase::Closing,
             _ => Phase::GivenUp,
         }
     }
 
-    /// When the wait for the next request began, in milliseconds.
-    pub fn idle_since(&self) -> u64 {
-        self.entered.load(Ordering::Relaxed)
+    /// When the wait for the client began, in milliseconds, if another
+    /// connection may take its place: not if the request has come and only wasn't
+    /// read yet, nor before a new client had the time to send it.
+    pub fn idle_since(&self) -> Option<u64> {
+        let since = self.entered.load(Ordering::Relaxed);
+        let waits = match self.phase() {
+            Phase::Idle | Phase::Closing => true,
+            Phase::New => {
+                milliseconds(clock::monotonic()).saturating_sub(since) >= milliseconds(FIRST_WORDS)
+            }
+            Phase::Head | Phase::Busy | Phase::GivenUp => false,
+        };
+        let silent = || rustix::io::ioctl_fionread(self).is_ok_and(|unread| unread == 0);
+        (waits && silent()).then_some(since)
     }
 
     /// Ends an idle connection.
@@ -226,7 +245,7 @@ impl Connection {
             if next.is_some() {
                 return Ok(next);
             }
-            if is_partial && self.phase() == Phase::Idle {
+            if is_partial && matches!(self.phase(), Phase::New | Phase::Idle) {
                 self.enter(Phase::Head, Some(self.shared.limits.head));
             }
             match self.inbound.fill().await {
@@ -364,7 +383,10 @@ impl Connection {
     }
 
     /// Answers what is no request.
-    async fn refuse(&self, fault: Fault) {
+    async fn refuse(&self, mut fault: Fault) {
+        if let Some(diagnosis) = &mut fault.diagnosis {
+            diagnosis.subject = self.facts.remote.ip().to_canonical().to_string();
+        }
         let mut request = http::Request::new(());
         // For the log; it can't be said what it was.
         *request.method_mut() = Method::from_bytes(b"-").unwrap_or_default();
@@ -386,6 +408,7 @@ impl Connection {
     /// still sends must not turn that into a reset.
     async fn close(&self) {
         tcp::finish(self);
+        self.enter(Phase::Closing, None);
         self.inbound.discard(LINGER).await;
     }
 }
