@@ -30,6 +30,7 @@ pub enum Area {
     #[default]
     Script,
     File,
+    Client,
 }
 
 impl fmt::Display for Area {
@@ -37,6 +38,7 @@ impl fmt::Display for Area {
         f.write_str(match self {
             Self::Script => "cgi",
             Self::File => "file",
+            Self::Client => "client",
         })
     }
 }

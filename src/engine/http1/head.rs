@@ -8,7 +8,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Version};
 
 use crate::engine::Limits;
 use crate::engine::framing::{self, Framing};
-use crate::error::Fault;
+use crate::error::{Area, Diagnosis, Fault};
 use crate::message::{Connection, Glance};
 use crate::service::Service;
 
@@ -139,9 +139,11 @@ impl Search {
         if skip_empty_lines(buffer) {
             self.searched = 0;
         }
-        if buffer.first().is_some_and(|&first| !is_token(first)) {
+        if let Some(&first) = buffer.first()
+            && !is_token(first)
+        {
             // TLS, for one, would wait for an answer to what is no head.
-            return Err(Fault::bad_request().closing());
+            return Err(no_head(first));
         }
         let Some(end) = self.find_end(buffer) else {
             self.searched = buffer.len();
@@ -187,6 +189,23 @@ fn skip_empty_lines(buffer: &mut BytesMut) -> bool {
 /// Whether a method may start so (RFC 9110 §5.6.2). An empty line may too.
 fn is_token(byte: u8) -> bool {
     byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~\r\n".contains(&byte)
+}
+
+/// A client that sends something else than HTTP; one mistake is worth a word.
+fn no_head(first: u8) -> Fault {
+    /// The type of a record with a handshake (RFC 8446 §5.1).
+    const TLS_HANDSHAKE: u8 = 22;
+    let fault = Fault::bad_request().closing();
+    if first != TLS_HANDSHAKE {
+        return fault;
+    }
+    fault.because(Diagnosis {
+        area: Area::Client,
+        reason: "tls",
+        fault: "it speaks TLS, and this port is plain HTTP".into(),
+        hint: Some("the address begins with http://, not https://".into()),
+        ..Diagnosis::default()
+    })
 }
 
 /// 414 if it is the request line, 431 if it is the fields.
