@@ -1,6 +1,7 @@
 //! Integration tests: the built program, real clients, real scripts. One
 //! binary; each module is one subject.
 
+mod abuse; // clients that mean no good, and what is left of them
 mod browser; // the pages in headless Chromium
 mod cgi_arguments; // a script's command line: C57 to C61
 mod cgi_clients; // every fixture script with every kind of client

@@ -2,6 +2,7 @@
 //! sees every byte, and views of processes and logs. No test lives here.
 
 mod client;
+mod footprint;
 mod process;
 mod report;
 mod server;

@@ -436,7 +436,7 @@ impl Server {
     }
 
     /// Connections that the server holds open, by /proc/net.
-    fn connections(&self) -> usize {
+    pub(crate) fn connections(&self) -> usize {
         const LISTEN: &str = "0A";
         let fds = fs::read_dir(format!("/proc/{}/fd", self.pid())).expect("the server runs");
         let held: Vec<String> = fds
