@@ -13,6 +13,7 @@
 use std::io::{self, IoSlice};
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, BorrowedFd};
+use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -92,6 +93,14 @@ enum After {
     Close,
     /// Cut off; nothing more can be said to the client.
     Cut,
+}
+
+/// What a request comes to.
+enum Now<'a> {
+    Done(After),
+    /// A request's state is large and lives only as long as it does; a
+    /// connection that waits is small.
+    Later(Pin<Box<dyn Future<Output = After> + Send + 'a>>),
 }
 
 /// What a connection has to do when a request has arrived.
@@ -204,28 +213,33 @@ impl Connection {
     pub async fn serve(self: Arc<Self>) {
         let mut search = Search::default();
         loop {
-            let next = match self.next_request(&mut search).await {
-                Ok(Some(next)) => next,
-                Ok(None) => return,
-                Err(fault) => {
-                    self.refuse(fault).await;
-                    return self.close().await;
+            let now = match self.next_request(&mut search).await {
+                Ok(Some(next)) => {
+                    self.enter(Phase::Busy, None);
+                    self.begin(next)
                 }
+                Ok(None) => return,
+                Err(fault) => Now::Later(Box::pin(self.refuse(fault))),
             };
-            self.enter(Phase::Busy, None);
-            // A request's state is large and lives only as long as it does; a
-            // connection that waits is small.
-            let after = match next {
-                Next::Close => After::Close,
-                Next::Unsent(unsent) => Box::pin(self.finish_sending(unsent)).await,
-                Next::Ask(head) => Box::pin(self.exchange(head)).await,
+            let after = match now {
+                Now::Done(after) => after,
+                Now::Later(answer) => answer.await,
             };
             match after {
-                After::KeepAlive if self.is_stopping() => return self.close().await,
+                After::KeepAlive if self.is_stopping() => break,
                 After::KeepAlive => self.enter(Phase::Idle, Some(self.shared.limits.idle)),
-                After::Close => return self.close().await,
+                After::Close => break,
                 After::Cut => return,
             }
+        }
+        Box::pin(self.close()).await;
+    }
+
+    fn begin(&self, next: Next) -> Now<'_> {
+        match next {
+            Next::Close => Now::Done(After::Close),
+            Next::Unsent(unsent) => Now::Later(Box::pin(self.finish_sending(unsent))),
+            Next::Ask(head) => Now::Later(Box::pin(self.exchange(head))),
         }
     }
 
@@ -383,7 +397,7 @@ impl Connection {
     }
 
     /// Answers what is no request.
-    async fn refuse(&self, mut fault: Fault) {
+    async fn refuse(&self, mut fault: Fault) -> After {
         if let Some(diagnosis) = &mut fault.diagnosis {
             diagnosis.subject = self.facts.remote.ip().to_canonical().to_string();
         }
@@ -402,6 +416,7 @@ impl Connection {
         };
         let response = self.shared.service.refuse(request, fault);
         wire::deliver(&*self.out, &self.shared.limits, &asked, response).await;
+        After::Close
     }
 
     /// No more is sent; the client gets time to read what was, and what it
@@ -499,4 +514,22 @@ impl Wire for Outbound {
 /// Whether the file no longer reaches to `end`.
 fn is_shorter(file: &std::fs::File, end: u64) -> bool {
     file.metadata().is_ok_and(|metadata| metadata.len() < end)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Of what a function returns.
+    fn size_of_returned<A, R>(_: fn(A) -> R) -> usize {
+        size_of::<R>()
+    }
+
+    #[test]
+    fn a_connection_that_waits_is_small() {
+        // Ten thousand of them take 40 MiB at most (docs/limits.md), and a
+        // future keeps room for all that it may ever wait for.
+        let size = size_of::<Connection>() + size_of_returned(Connection::serve);
+        assert!(size <= 1024, "{size} bytes");
+    }
 }
