@@ -363,11 +363,11 @@ fn resets_at_every_stage_leave_nothing_behind() {
         ("GET /hello.txt HTTP/1.1\r\nHost: x\r\n\r\n", false),
         ("GET /large.bin HTTP/1.1\r\nHost: x\r\n\r\n", true),
         (
-            "POST /cgi-bin/echo HTTP/1.1\r\nHost: x\r\nContent-Length: 99999\r\n\r\nabc",
+            "POST /cgi-bin/count HTTP/1.1\r\nHost: x\r\nContent-Length: 99999\r\n\r\nabc",
             false,
         ),
         (
-            "POST /cgi-bin/echo HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nab",
+            "POST /cgi-bin/count HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nab",
             false,
         ),
         ("GET /cgi-bin/hang HTTP/1.1\r\nHost: x\r\n\r\n", false),
