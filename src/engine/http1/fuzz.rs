@@ -2,11 +2,14 @@
 //! whatever a client sends.
 
 use bytes::{BufMut, Bytes, BytesMut};
+use http::header::{HOST, HeaderValue, REFERER, USER_AGENT};
 
 use super::chunked::{Decoded, Decoder};
-use super::head::Search;
+use super::head::{self, Search};
 use crate::engine::Limits;
+use crate::engine::framing::{self, Framing};
 use crate::gateway::unchunk::Unchunk;
+use crate::message::Connection;
 
 /// The first byte says in what pieces the rest comes.
 fn pieces(data: &[u8]) -> Option<(usize, &[u8])> {
@@ -21,17 +24,56 @@ pub fn head(data: &[u8]) {
         return;
     };
     assert_eq!(heads(wire, usize::MAX), heads(wire, step), "by {step}");
+    at_a_glance(wire);
+}
+
+/// Near enough for a fuzzer to reach them.
+fn limits() -> Limits {
+    Limits {
+        head_bytes: 1024,
+        fields: 16,
+        ..Limits::default()
+    }
+}
+
+/// The short way sees the same request as the long one.
+fn at_a_glance(wire: &[u8]) {
+    let connection = Connection {
+        remote: ([127, 0, 0, 1], 1).into(),
+        local: ([127, 0, 0, 1], 2).into(),
+        secure: false,
+    };
+    let Some((glance, keep_alive, length)) = head::glance(wire, &connection, &limits()) else {
+        return;
+    };
+    let mut buffer = BytesMut::from(wire);
+    let head = match Search::default().take(&mut buffer, &limits()) {
+        Ok(Some(head)) => head,
+        Ok(None) => panic!("not a whole head"),
+        Err(fault) => panic!("refused: {}", fault.status),
+    };
+    let request = &head.request;
+    assert_eq!(buffer.len(), wire.len() - length);
+    assert!(matches!(head.framing, Ok(Framing::None)));
+    assert_eq!(glance.method, request.method());
+    assert_eq!(glance.target, &head.target[..]);
+    assert_eq!(glance.version, request.version());
+    let wants = framing::wants_keep_alive(request.version(), request.headers());
+    assert_eq!(keep_alive, wants);
+    for (name, seen) in [
+        (HOST, glance.host),
+        (REFERER, glance.referer),
+        (USER_AGENT, glance.user_agent),
+    ] {
+        let value = request.headers().get(name).map(HeaderValue::as_bytes);
+        assert_eq!(seen, value);
+    }
 }
 
 /// What became of a connection without content, as text, so that two can be
 /// compared.
 fn heads(wire: &[u8], step: usize) -> Vec<String> {
-    let limits = Limits {
-        // Near enough for a fuzzer to reach them.
-        head_bytes: 1024,
-        fields: 16,
-        ..Limits::default()
-    };
+    let limits = limits();
     let mut search = Search::default();
     let mut buffer = BytesMut::new();
     let mut arrived = 0;
