@@ -32,6 +32,8 @@ pub enum Peer {
 /// it may well have closed its sending side behind it.
 pub async fn gone(socket: &impl AsFd, owed: bool) {
     loop {
+        // First, since most answers are sent before it matters.
+        sleep(WATCH_POLL).await;
         let gone = match peer(socket) {
             Peer::Open => false,
             Peer::Gone => true,
@@ -40,7 +42,6 @@ pub async fn gone(socket: &impl AsFd, owed: bool) {
         if gone {
             return;
         }
-        sleep(WATCH_POLL).await;
     }
 }
 
