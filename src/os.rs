@@ -151,6 +151,35 @@ pub fn open_files() -> usize {
         .unwrap_or(usize::MAX)
 }
 
+/// Asks the scheduler not to take a core from somebody else the moment a request
+/// comes for this thread. Where cores are short, clients and scripts go on, more
+/// requests come together, and each costs less; where one is free, nothing
+/// changes. Threads and processes that this one starts inherit it.
+pub fn let_others_finish() {
+    // Else it was chosen by who started the server; and a nice value below 0
+    // would be lost to scripts.
+    // SAFETY: these ask and set plain numbers of this thread.
+    unsafe {
+        let is_usual = libc::sched_getscheduler(0) == libc::SCHED_OTHER
+            && libc::getpriority(libc::PRIO_PROCESS, 0) >= 0;
+        if is_usual {
+            let parameters = libc::sched_param { sched_priority: 0 };
+            // Without it the server is slower, no more.
+            libc::sched_setscheduler(0, OTHERS_FIRST, &raw const parameters);
+        }
+    }
+}
+
+/// The second flag does nothing for this policy; it tells it from the same
+/// policy chosen by who started the server.
+const OTHERS_FIRST: libc::c_int = libc::SCHED_BATCH | libc::SCHED_RESET_ON_FORK;
+
+/// Whether this thread has called [`let_others_finish`].
+pub fn lets_others_finish() -> bool {
+    // SAFETY: asks for a plain number of this thread.
+    unsafe { libc::sched_getscheduler(0) == OTHERS_FIRST }
+}
+
 /// Has the runtime watch a descriptor.
 pub fn watch(fd: OwnedFd, interest: Interest) -> io::Result<AsyncFd<OwnedFd>> {
     // SAFETY: an `OwnedFd` names one open file for as long as it lives, which

@@ -23,6 +23,7 @@ use super::Limits;
 use super::listener::Bound;
 use super::tcp;
 use crate::log::Log;
+use crate::os;
 use crate::service::Service;
 
 mod chunked;
@@ -93,7 +94,10 @@ pub fn start(
         let stopped = stopped.clone();
         thread::Builder::new()
             .name(format!("http {core}"))
-            .spawn(move || runtime.block_on(Arc::new(worker).run(listeners, stopped)))?;
+            .spawn(move || {
+                os::let_others_finish();
+                runtime.block_on(Arc::new(worker).run(listeners, stopped));
+            })?;
     }
     Ok(Engine { shared, stop })
 }

@@ -31,6 +31,8 @@ use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use libc::{c_char, c_int, c_long, c_void};
 use rustix::process::Pid;
 
+use crate::os;
+
 /// What the child becomes.
 pub struct Program {
     pub file: CString,
@@ -101,6 +103,8 @@ struct Shared {
     server: libc::pid_t,
     /// Those whose disposition may not be the default.
     signals: &'static [c_int],
+    /// The scheduling policy is the server's own.
+    reschedule: bool,
     stack: Stack,
     /// Not 0 as long as the child uses this memory; the kernel clears it
     /// (`CLONE_CHILD_CLEARTID`).
@@ -136,6 +140,7 @@ pub fn spawn(program: Box<Program>, streams: [BorrowedFd<'_>; 3]) -> Result<Spaw
         // SAFETY: getpid has no preconditions.
         server: unsafe { libc::getpid() },
         signals: changed_signals(),
+        reschedule: os::lets_others_finish(),
         stack,
         present: AtomicU32::new(1),
         failed: AtomicU64::new(0),
@@ -290,6 +295,11 @@ unsafe fn prepare(shared: &Shared) -> Result<(), c_int> {
         call(libc::SYS_prctl, [option, signal, 0, 0])?;
         if call(libc::SYS_getppid, [0; 4])? != c_long::from(shared.server) {
             let _ = call(libc::SYS_exit_group, [127, 0, 0, 0]);
+        }
+        if shared.reschedule {
+            let (usual, priority) = (c_long::from(libc::SCHED_OTHER), 0 as c_int);
+            let parameters = ptr::from_ref(&priority) as c_long;
+            call(libc::SYS_sched_setscheduler, [0, usual, parameters, 0])?;
         }
         if let Some(limit) = &shared.program.open_files {
             let (resource, limit) = (

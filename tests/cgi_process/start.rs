@@ -214,3 +214,26 @@ fn nobody_else_waits_for_a_script_that_is_slow_to_start() {
     assert_eq!(client.response().text(), "ran");
     holder.wait().unwrap();
 }
+
+#[test]
+fn a_script_has_the_scheduling_that_the_server_was_started_with() {
+    // Field 41 of proc(5) is the policy, field 19 the nice value.
+    let script = "#!/bin/sh\nprintf 'Content-Type: text/plain\\n\\n'\n\
+        exec cut -d ' ' -f 19,41 /proc/self/stat";
+    for (under, expected) in [
+        (&[][..], "0 0"),
+        (&["chrt", "--batch", "0"], "0 3"),
+        (&["chrt", "--idle", "0"], "0 5"),
+        (&["nice", "-n", "5"], "5 0"),
+    ] {
+        let server = Server::new()
+            .script("cgi-bin/x", script)
+            .under(under)
+            .start();
+        assert_eq!(
+            server.get("/cgi-bin/x").text().trim(),
+            expected,
+            "{under:?}"
+        );
+    }
+}
