@@ -30,7 +30,7 @@ use crate::target::{self, Target, UrlPath};
 use archive::{Archive, Format};
 use cache::{Basis, Cache};
 use compression::Coder;
-use listing::{Form, View};
+use listing::{Form, Listing, Listings, View};
 use negotiation::{Accepted, Coding};
 use precondition::{Validators, Verdict};
 use range::{ByteRanges, Selection, Span};
@@ -94,6 +94,7 @@ pub struct Files {
     cache: Cache,
     codings: Codings,
     coder: Coder,
+    listings: Listings,
 }
 
 /// What a request comes to, if it is not refused.
@@ -109,8 +110,7 @@ enum Outcome {
         varies: Option<HeaderName>,
     },
     Listing {
-        text: String,
-        validators: Validators,
+        listing: Listing,
         view: View,
     },
     Archive {
@@ -146,6 +146,7 @@ impl Files {
             coder: Coder::default(),
             root: Arc::new(Root::new(root, options)?),
             cache: Cache::default(),
+            listings: Listings::default(),
         })
     }
 
@@ -221,23 +222,17 @@ impl Files {
         view: View,
         head: &Parts,
     ) -> Result<Outcome, Fault> {
-        let root = Arc::clone(&self.root);
-        let url = path.clone();
-        // Ten thousand entries are ten thousand calls of the system.
-        let writing = move || listing::write(&root, &directory, &url, view);
-        let text = tokio::task::spawn_blocking(writing)
-            .await
-            .map_err(|_| Fault::new(StatusCode::INTERNAL_SERVER_ERROR))?
-            .map_err(|refusal| fault(refusal, path))?;
-        let validators = Validators::of_content(text.as_bytes());
-        match precondition::evaluate(&head.headers, &validators) {
-            Verdict::Proceed => Ok(Outcome::Listing {
-                text,
-                validators,
-                view,
-            }),
+        // Of little use to all other requests, whose futures it would make larger.
+        let listing = Box::pin(self.listings.get(&self.root, directory, path, view));
+        let listing = listing.await.map_err(|refusal| fault(refusal, path))?;
+        let Some(validators) = listing.validators() else {
+            // There is nothing yet that a condition could be about.
+            return Ok(Outcome::Listing { listing, view });
+        };
+        match precondition::evaluate(&head.headers, validators) {
+            Verdict::Proceed => Ok(Outcome::Listing { listing, view }),
             Verdict::NotModified => Ok(Outcome::NotModified {
-                validators,
+                validators: validators.clone(),
                 varies: view.negotiated.then_some(ACCEPT),
             }),
             Verdict::Failed => Err(Fault::new(StatusCode::PRECONDITION_FAILED)),
@@ -276,7 +271,8 @@ impl Files {
     fn index(&self, directory: &Path) -> Result<Option<(PathBuf, RegularFile)>, Refusal> {
         for name in INDEX_NAMES {
             let path = directory.join(name);
-            match self.root.find(&path) {
+            // The folder was found a moment ago, and no such name is hidden.
+            match self.root.open_node(&path) {
                 Ok(Node::File(file)) => return Ok(Some((path, file))),
                 Ok(Node::Directory(_)) | Err(Refusal::Missing | Refusal::Special) => {}
                 Err(refusal) => return Err(refusal),
@@ -492,15 +488,7 @@ impl Outcome {
                 }
                 Ok(response)
             }
-            Self::Listing {
-                text,
-                validators,
-                view,
-            } => {
-                let mut response = listing(text, view);
-                say_validators(&mut response, &validators);
-                Ok(response)
-            }
+            Self::Listing { listing, view } => Ok(listing_response(listing, view)),
             Self::Archive {
                 name,
                 format,
@@ -558,8 +546,11 @@ fn download(name: &[u8], format: Format, archive: Archive) -> Response {
     response
 }
 
-fn listing(text: String, view: View) -> Response {
-    let mut response = response(StatusCode::OK, text.into());
+fn listing_response(listing: Listing, view: View) -> Response {
+    let mut response = response(StatusCode::OK, Body::Empty);
+    if let Some(validators) = listing.validators() {
+        say_validators(&mut response, validators);
+    }
     let headers = response.headers_mut();
     let media_type = match view.form {
         Form::Html => {
@@ -573,6 +564,7 @@ fn listing(text: String, view: View) -> Response {
     if view.negotiated {
         say_negotiated(&mut response, ACCEPT);
     }
+    *response.body_mut() = listing.into_body();
     response
 }
 

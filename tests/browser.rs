@@ -7,7 +7,7 @@ use std::path::Path;
 
 use serde_json::{Value, json};
 
-use crate::listing::{HOSTILE, hostile};
+use crate::listing::{HOSTILE, MANY, hostile};
 use crate::samples::{build_hello, samples};
 use crate::support::webdriver::{Browser, ENTER, TAB};
 use crate::support::{Server, Setup, needs, needs_perl_module, shown, tiny_http_cannot};
@@ -116,6 +116,34 @@ fn a_listing_sorts_and_filters_by_mouse_without_leaving_the_page() {
     // The policy has refused nothing of the page's own.
     assert_eq!(browser.complaints(), [""; 0]);
     picture(&browser, &server, "listing.png", "/concert/", (1000, 480));
+}
+
+#[test]
+fn a_long_listing_is_used_like_a_short_one() {
+    let Some(browser) = Browser::start() else {
+        return;
+    };
+    let setup = music();
+    for number in 0..MANY {
+        let path = setup.root().join(format!("concert/x{number}"));
+        fs::File::create(path).expect("the root is the test's own");
+    }
+    let server = setup.start();
+    // In an order by which the names' can't be told.
+    browser.open(&server.url("/concert/?sort=size&order=desc"));
+    assert_eq!(browser.value(ORDER), json!(["none", "descending", "none"]));
+    assert_eq!(browser.value(NAMES)[1], "10 Finale.flac");
+    let summary = "document.querySelector('#tools > #summary').textContent";
+    assert_eq!(browser.value(summary), "1 folder, 2107 files, 159.8 MB");
+    browser.click(&browser.find("th.name a"));
+    let names = browser.value(NAMES);
+    assert_eq!(names[0], "photos");
+    assert_eq!(names[1], "01 Overture.flac");
+    assert_eq!(names[8], "x0");
+    assert_eq!(names[18], "x10");
+    browser.fill(&browser.find("input[type=search]"), "FLAC");
+    assert_eq!(browser.value(summary), "4 of 2108");
+    assert_eq!(browser.complaints(), [""; 0]);
 }
 
 #[test]
@@ -229,7 +257,7 @@ fn a_listing_is_dark_for_who_likes_it_dark_and_readable_in_both() {
         for element in [
             "body",
             "#entries a",
-            "#entries time",
+            "#entries td:last-child",
             "#summary",
             "th a",
             "nav a",

@@ -8,6 +8,8 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::Command;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
 
 use serde_json::Value;
 use walkdir::WalkDir;
@@ -77,15 +79,15 @@ fn hrefs_of_json(response: &Response) -> Vec<String> {
 /// The same of the page's rows, as a browser resolves them for `base`.
 fn hrefs_of_page(page: &Response, base: &str) -> Vec<String> {
     let text = page.text();
-    let rows = text.split("<tr class=\"").skip(1);
-    rows.filter(|row| !row.starts_with("up"))
-        .map(|row| {
-            let href = row.split("href=\"").nth(1).expect("a row has a link");
-            let href = href.split('"').next().unwrap_or_default();
-            let name = href.strip_prefix("./").expect("links are relative");
-            format!("{base}{}", name.replace("&amp;", "&"))
-        })
-        .collect()
+    let (_, rows) = text.split_once("<tbody id=\"entries\">").expect("a table");
+    let rows = rows.split("<tr").skip(1);
+    rows.map(|row| {
+        let href = row.split("href=\"").nth(1).expect("a row has a link");
+        let href = href.split('"').next().unwrap_or_default();
+        let name = href.strip_prefix("./").expect("links are relative");
+        format!("{base}{}", name.replace("&amp;", "&"))
+    })
+    .collect()
 }
 
 #[test]
@@ -233,6 +235,158 @@ fn ten_thousand_entries_are_listed_to_the_last() {
     // Numbers are in the order of numbers.
     assert_eq!(hrefs.last().map(String::as_str), Some("/file-9999.txt"));
     assert_eq!(hrefs_of_json(&server.get("/?format=json")), hrefs);
+}
+
+/// `count` files in `folder`, the later ones larger.
+fn files(setup: &Setup, folder: &str, count: usize) {
+    let folder = setup.root().join(folder);
+    fs::create_dir_all(&folder).expect("the root is the test's own");
+    for number in 0..count {
+        let file = fs::File::create(folder.join(format!("file-{number}")));
+        file.and_then(|file| file.set_len(number as u64))
+            .expect("the root is the test's own");
+    }
+}
+
+/// More entries than are listed in one go.
+pub(crate) const MANY: usize = 2100;
+
+#[test]
+fn a_long_listing_has_the_orders_and_the_totals_of_a_short_one() {
+    let setup = Server::new();
+    files(&setup, "", MANY);
+    let server = setup
+        .folder("a folder")
+        .folder("Z folder")
+        .link("link", "file-7")
+        .link("broken", "nothing")
+        .start();
+    let folders = ["/a%20folder/".to_owned(), "/Z%20folder/".to_owned()];
+    let upwards: Vec<String> = (0..MANY).map(|n| format!("/file-{n}")).collect();
+    let mut by_size = upwards.clone();
+    by_size.insert(8, "/link".to_owned());
+    let downwards: Vec<String> = upwards.iter().rev().cloned().collect();
+    let mut by_size_downwards = downwards.clone();
+    by_size_downwards.insert(MANY - 7, "/link".to_owned());
+    let link = ["/link".to_owned()];
+    let reversed = [folders[1].clone(), folders[0].clone()];
+    let mut rows = Rows::new();
+    for (query, expected) in [
+        ("", [&folders[..], &upwards, &link].concat()),
+        ("?order=desc", [&reversed[..], &link, &downwards].concat()),
+        ("?sort=size", [&folders[..], &by_size].concat()),
+        (
+            "?sort=size&order=desc",
+            [&folders[..], &by_size_downwards].concat(),
+        ),
+    ] {
+        let page = server.get(format!("/{query}"));
+        rows.check(query, hrefs_of_page(&page, "/") == expected, || {
+            format!("{:?}", hrefs_of_page(&page, "/"))
+        });
+        let separator = if query.is_empty() { "?" } else { "&" };
+        let json = hrefs_of_json(&server.get(format!("/{query}{separator}format=json")));
+        rows.check(&format!("{query} as JSON"), json == expected, || {
+            format!("{json:?}")
+        });
+        let bytes = (0..MANY).sum::<usize>() + 7;
+        let (millions, rest) = (bytes / 1_000_000, bytes % 1_000_000 / 100_000);
+        let totals = format!("2 folders, {} files, {millions}.{rest} MB</span>", MANY + 1);
+        rows.check(
+            &format!("{query} totals"),
+            page.text().contains(&totals),
+            || totals,
+        );
+    }
+    rows.done();
+    // Nothing is made for HEAD, so the length isn't known.
+    let head = server.request("HEAD", "/", &[], b"");
+    assert_eq!(head.status, 200);
+    assert_eq!(head.header("Content-Length"), None);
+    // One that HTTP/1.0 takes.
+    let old = server.ask("GET /?format=json HTTP/1.0\n\n");
+    let old = old.expect("there is an answer");
+    assert_eq!(hrefs_of_json(&old).len(), MANY + 3);
+}
+
+#[test]
+fn a_long_listing_is_looked_at_while_it_is_sent_and_takes_little_memory() {
+    const ENTRIES: usize = 20_000;
+    const CLIENTS: usize = 30;
+    const MOST: usize = 48 << 20;
+    let setup = Server::new();
+    let folder = setup.root().join("folder");
+    fs::create_dir(&folder).expect("the root is the test's own");
+    // Long names: thirteen megabytes of page, far more than sockets hold.
+    let path = |number: usize| folder.join(format!("{number:0>255}"));
+    for number in 0..ENTRIES {
+        fs::File::create(path(number)).expect("the root is the test's own");
+    }
+    let server = setup.start();
+    let fds = server.idle_fds();
+    let mut clients: Vec<_> = (0..CLIENTS)
+        .map(|_| {
+            let mut client = server.connect();
+            client.send(format!(
+                "GET /folder/ HTTP/1.1\r\nHost: {}\r\n\r\n",
+                server.host()
+            ));
+            client
+        })
+        .collect();
+    for client in &mut clients {
+        let head = client.head().expect("it begins");
+        assert_eq!(head.status, 200);
+    }
+    // They stand still now. The end has not been looked at yet.
+    fs::remove_file(path(ENTRIES - 1)).expect("it is the test's own");
+    fs::write(path(ENTRIES - 2), "12345").expect("it is the test's own");
+    let (page, complete) = clients[0].chunked();
+    assert!(complete, "it ends too early");
+    let page = String::from_utf8_lossy(&page);
+    assert!(page.starts_with("<!doctype html>"), "{page:.100}");
+    assert!(
+        page.contains(">19999 files, 5 B</span>"),
+        "it was looked at too early"
+    );
+    let resident = server.memory("VmHWM");
+    assert!(resident < MOST, "{} MiB resident", resident >> 20);
+    // Clients that go end the work.
+    drop(clients);
+    server.settles_to(fds);
+}
+
+#[test]
+fn whoever_asks_after_a_change_sees_it_however_many_ask() {
+    const CHANGES: usize = 200;
+    let server = Server::new().file("folder/file", "").start();
+    let file = server.root().join("folder/file");
+    let done = AtomicBool::new(false);
+    thread::scope(|scope| {
+        for _ in 0..6 {
+            scope.spawn(|| {
+                let mut client = server.connect();
+                while !done.load(Ordering::Relaxed) {
+                    client.send(format!(
+                        "GET /folder/ HTTP/1.1\r\nHost: {}\r\n\r\n",
+                        server.host()
+                    ));
+                    assert_eq!(client.response().status, 200);
+                }
+            });
+        }
+        let mut stale = None;
+        for length in 1..=CHANGES {
+            fs::write(&file, vec![b'x'; length]).expect("it is the test's own");
+            let page = server.get("/folder/").text();
+            if !page.contains(&format!("<td>{length} B<td>")) {
+                stale = Some((length, page));
+                break;
+            }
+        }
+        done.store(true, Ordering::Relaxed);
+        assert!(stale.is_none(), "{stale:?}");
+    });
 }
 
 /// A tree with all that an archive should hold, and all that it should not.

@@ -1,8 +1,6 @@
 //! Dates in UTC, as listings and archives write them. HTTP-dates are the
 //! business of the crate httpdate.
 
-use std::fmt;
-
 /// A moment in the Gregorian calendar.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Civil {
@@ -30,21 +28,46 @@ impl Civil {
     }
 
     /// `2026-01-31`
-    pub(super) fn date(self) -> String {
-        format!("{:04}-{:02}-{:02}", self.year, self.month, self.day)
+    pub(super) fn push_date(self, text: &mut Vec<u8>) {
+        match u16::try_from(self.year) {
+            Ok(year @ 0..=9999) => {
+                push_two(small(i64::from(year / 100)), text);
+                push_two(small(i64::from(year % 100)), text);
+            }
+            // Nothing else has such a year; the file system may say so.
+            _ => text.extend_from_slice(format!("{:04}", self.year).as_bytes()),
+        }
+        text.push(b'-');
+        push_two(self.month, text);
+        text.push(b'-');
+        push_two(self.day, text);
     }
 
     /// `23:59`
-    pub(super) fn time(self) -> String {
-        format!("{:02}:{:02}", self.hour, self.minute)
+    pub(super) fn push_time(self, text: &mut Vec<u8>) {
+        push_two(self.hour, text);
+        text.push(b':');
+        push_two(self.minute, text);
+    }
+
+    /// `:59`
+    pub(super) fn push_seconds(self, text: &mut Vec<u8>) {
+        text.push(b':');
+        push_two(self.second, text);
+    }
+
+    /// `2026-01-31T23:59:59Z`, as RFC 3339 has it.
+    pub(super) fn push_moment(self, text: &mut Vec<u8>) {
+        self.push_date(text);
+        text.push(b'T');
+        self.push_time(text);
+        self.push_seconds(text);
+        text.push(b'Z');
     }
 }
 
-/// As RFC 3339 has it.
-impl fmt::Display for Civil {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}T{}:{:02}Z", self.date(), self.time(), self.second)
-    }
+fn push_two(number: u8, text: &mut Vec<u8>) {
+    text.extend_from_slice(&[b'0' + number / 10, b'0' + number % 10]);
 }
 
 /// Year, month and day of a day counted from 1970-01-01. Years are counted from
@@ -70,7 +93,7 @@ fn date(day: i64) -> (i64, i64, i64) {
 }
 
 fn small(number: i64) -> u8 {
-    u8::try_from(number).expect("a part of a date or a time of day is below 60")
+    u8::try_from(number).expect("a part of a date or a time of day is below 100")
 }
 
 #[cfg(test)]
@@ -78,6 +101,12 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
     use std::time::{Duration, UNIX_EPOCH};
+
+    fn moment(civil: Civil) -> String {
+        let mut text = Vec::new();
+        civil.push_moment(&mut text);
+        String::from_utf8(text).unwrap()
+    }
 
     #[test]
     fn dates_are_written_as_rfc_3339_has_them() {
@@ -88,8 +117,10 @@ mod tests {
             (951_868_799, "2000-02-29T23:59:59Z"),
             (1_709_164_800, "2024-02-29T00:00:00Z"),
             (4_107_542_400, "2100-03-01T00:00:00Z"),
+            (253_402_300_800, "10000-01-01T00:00:00Z"),
+            (-62_198_755_200, "-001-01-01T00:00:00Z"),
         ] {
-            assert_eq!(Civil::from_unix(seconds).to_string(), expected);
+            assert_eq!(moment(Civil::from_unix(seconds)), expected);
         }
     }
 
@@ -99,13 +130,14 @@ mod tests {
             let civil = Civil::from_unix(i64::try_from(seconds).unwrap());
             let other = httpdate::fmt_http_date(UNIX_EPOCH + Duration::from_secs(seconds));
             let day = format!("{:02} ", civil.day);
-            let year = format!(" {:04} {}:{:02} GMT", civil.year, civil.time(), civil.second);
-            prop_assert!(other.contains(&day) && other.ends_with(&year), "{civil} {other}");
+            let moment = moment(civil);
+            let year = format!(" {} {} GMT", &moment[..4], &moment[11..19]);
+            prop_assert!(other.contains(&day) && other.ends_with(&year), "{moment} {other}");
         }
 
         #[test]
         fn no_time_a_file_can_have_panics(seconds in any::<i64>()) {
-            Civil::from_unix(seconds);
+            moment(Civil::from_unix(seconds));
         }
     }
 }

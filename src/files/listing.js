@@ -4,15 +4,28 @@
   const summary = document.getElementById('summary');
   const heads = [...document.querySelectorAll('th')];
   const rows = [...body.rows];
-  const value = (row, key) => Number(row.dataset[key]);
-  const isFile = (row) => row.classList.contains('file');
+  const isFile = (row) => !row.classList.contains('folder');
+
+  // That of a long listing comes last.
+  const tools = document.getElementById('tools');
+  if (!tools.contains(summary)) tools.prepend(summary, ' ');
+
+  // The order by name is the one there is or its reverse; else the rows tell.
+  const reversed = heads[0].getAttribute('aria-sort') === 'descending';
+  const facts = new Map(rows.map((row, index) => {
+    const [, size, time] = row.cells;
+    return [row, {
+      name: Number(row.dataset.name ?? (reversed ? -index : index)),
+      size: parseInt(size.title || size.textContent, 10) || 0,
+      time: Date.parse(`${time.textContent.replace(' ', 'T')}Z`),
+    }];
+  }));
 
   // The same order as the server's: folders first, equal ones by name.
   const sort = (key, descending) => {
     const sign = descending ? -1 : 1;
-    rows.sort((a, b) => isFile(a) - isFile(b)
-      || sign * (value(a, key) - value(b, key))
-      || value(a, 'name') - value(b, 'name'));
+    const compare = (a, b, key) => facts.get(a)[key] - facts.get(b)[key] || 0;
+    rows.sort((a, b) => isFile(a) - isFile(b) || sign * compare(a, b, key) || compare(a, b, 'name'));
     const sorted = document.createDocumentFragment();
     for (const row of rows) sorted.append(row);
     body.append(sorted);
@@ -41,13 +54,15 @@
 
   // Times of the reader's own zone instead of UTC.
   const two = (number) => String(number).padStart(2, '0');
-  for (const time of body.querySelectorAll('time')) {
-    const at = new Date(time.dateTime);
+  for (const row of rows) {
+    const [, size, time] = row.cells;
+    if (size.title) size.title += ' bytes';
+    const at = new Date(facts.get(row).time);
     if (Number.isNaN(at.getTime())) continue;
     const date = `${at.getFullYear()}-${two(at.getMonth() + 1)}-${two(at.getDate())}`;
     time.firstChild.data = `${date} `;
     time.lastChild.textContent = `${two(at.getHours())}:${two(at.getMinutes())}`;
-    time.title = time.dateTime;
+    time.title = at.toISOString().replace('.000', '');
   }
   document.querySelector('th.time span').remove();
 

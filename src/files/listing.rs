@@ -1,42 +1,56 @@
 //! A directory as a page or as JSON.
 //!
-//! Owns which entries are shown, their order and how they are written. The
-//! mark-up lies in the files beside this one. The page asks for nothing else
-//! and may do nothing else: its Content-Security-Policy names the hashes of its
-//! own style and script. All of it works without the script, which only spares
-//! the round trips.
+//! Owns which entries are shown and their order; how they are written is
+//! `page`'s and `json`'s, their names are read by `names`.
+//!
+//! What is shown was looked at after the request came; nothing is kept for
+//! later. Every look is a call of the system that may wait for a disk, so it is
+//! made on a blocking thread, whatever the size: against a thousand looks, a
+//! change of threads is nothing. A short listing is made in one go, one for all
+//! who ask for it at the same time. A long one is made while it is sent, in
+//! steps that end after a piece of it: a slow client holds no thread, a client
+//! that goes ends the work, and each costs a piece and a share in the names.
 
-use std::cmp::Ordering;
-use std::ffi::OsString;
-use std::fmt::Write;
-use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::ffi::OsStr;
+use std::io;
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
+use std::path::PathBuf;
+use std::sync::Arc;
 
+use bytes::Bytes;
 use http::HeaderMap;
 use http::header::ACCEPT;
-use rustix::fs::{AtFlags, FileType, RawDir, statat};
-use rustix::io::Errno;
-use serde::Serialize;
+use rustix::fs::FileType;
+use tokio::task::{JoinHandle, spawn_blocking};
 
-use super::civil::Civil;
 use super::parameter;
+use super::precondition::Validators;
 use super::resolve::{Directory, Refusal, Root};
-use crate::html::escape;
+use crate::message::{Body, BodyError, Next, Source};
 use crate::target::{UrlPath, encode_segment};
 
-const PAGE: &str = include_str!("listing.html");
-const ROW: &str = include_str!("listing_row.html");
-const STYLE: &str = include_str!("listing.css");
-const SCRIPT: &str = include_str!("listing.js");
+use names::Names;
+use together::{Answer, Together};
 
-/// The hashes are those of [`STYLE`] and [`SCRIPT`]; a test compares them.
-pub(super) const CONTENT_SECURITY_POLICY: &str = "default-src 'none'; \
-    style-src 'sha256-sLCX1y5AvX/JyfFt0P0LLcHOCNvoXgQ//afuf2TYrms='; \
-    script-src 'sha256-0c6TtjMuVjN+7lRbz77ivByg/6oqG9mDuJ67y8NX1jU='; \
-    img-src data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
+mod json;
+mod names;
+mod page;
+mod together;
 
-/// What of a directory is read at once.
-const DIRECTORY_BUFFER_BYTES: usize = 32 << 10;
+pub(super) use page::CONTENT_SECURITY_POLICY;
+
+/// Up to so many entries a listing is made in one go. That is less than 400 KB
+/// of page and some milliseconds of work.
+const WHOLE_ENTRIES: usize = 2000;
+/// What an entry takes, if its name isn't long.
+const USUAL_LINE_BYTES: usize = 192;
+/// What stands behind the entries, less than this.
+const END_BYTES: usize = 8 << 10;
+/// A step of a longer one ends when it has made this much.
+const PIECE_BYTES: usize = 32 << 10;
+/// A step ends when it has looked at so many entries, shown or not.
+const STEP_ENTRIES: usize = 1000;
 
 /// How the request wants it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -48,31 +62,35 @@ pub(super) struct View {
     descending: bool,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(super) enum Form {
     Html,
     Json,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 enum Column {
     Name,
     Size,
     Time,
 }
 
-/// One line of a listing.
-struct Entry {
-    name: OsString,
+/// What is told of an entry besides its name.
+#[derive(Clone, Copy)]
+struct Facts {
     is_directory: bool,
-    /// In bytes.
+    /// In bytes; 0 for a directory.
     size: u64,
     /// In seconds since 1970.
     modified: i64,
-    /// What the name is ordered by.
-    key: String,
-    /// Its place in the order of names.
-    rank: usize,
+}
+
+/// What is told of all entries together.
+#[derive(Default)]
+struct Totals {
+    folders: u64,
+    files: u64,
+    bytes: u64,
 }
 
 impl View {
@@ -141,389 +159,479 @@ fn weight(parameter: &str) -> Option<u32> {
     Some((whole.saturating_mul(1000).saturating_add(part)).min(1000))
 }
 
-/// The directory as `view` wants it, for the URL path `url`.
-pub(super) fn write(
-    root: &Root,
-    directory: &Directory,
-    url: &UrlPath,
+/// The listings that are being made or sent.
+#[derive(Default)]
+pub(super) struct Listings {
+    together: Together<Wanted, Made>,
+}
+
+/// What a listing depends on besides the entries.
+#[derive(PartialEq, Eq, Hash)]
+struct Wanted {
+    /// The directory itself: under its name there may be another by now.
+    device: u64,
+    inode: u64,
+    /// Links in it are followed from here.
+    path: PathBuf,
+    /// The segments of the URL path.
+    url: Vec<Vec<u8>>,
+    form: Form,
+    sort: Column,
+    descending: bool,
+}
+
+/// What those who ask together share.
+enum Made {
+    Whole {
+        text: Vec<u8>,
+        validators: Validators,
+    },
+    /// The rest is made while it is sent.
+    Begun(Folder),
+}
+
+/// A directory whose names have been read.
+struct Folder {
+    root: Arc<Root>,
+    directory: Directory,
+    names: Names,
+}
+
+/// A listing, ready to be sent.
+pub(super) struct Listing {
+    made: Arc<Answer<Made>>,
+    url: UrlPath,
     view: View,
-) -> Result<String, Refusal> {
-    let mut entries = read(root, directory)?;
-    sort(&mut entries, view);
-    Ok(match view.form {
-        Form::Html => html(&entries, &visible(root.name().as_bytes()), url, view),
-        Form::Json => json(&entries, url),
-    })
 }
 
-/// The entries that a request would be answered for. Left out is what is
-/// hidden, no file or directory, or a link that is broken or leads where
-/// nothing is served.
-fn read(root: &Root, directory: &Directory) -> Result<Vec<Entry>, Refusal> {
-    let descriptor = directory.open()?;
-    let mut buffer = Vec::with_capacity(DIRECTORY_BUFFER_BYTES);
-    let mut names = RawDir::new(&descriptor, buffer.spare_capacity_mut());
-    let mut entries = Vec::new();
-    while let Some(name) = names.next() {
-        let name = match name {
-            Ok(name) => OsString::from_vec(name.file_name().to_bytes().to_vec()),
-            Err(Errno::INTR) => continue,
-            Err(errno) => return Err(errno.into()),
+impl Listings {
+    /// The directory as `view` wants it, for the URL path `url`.
+    pub(super) async fn get(
+        &self,
+        root: &Arc<Root>,
+        directory: Directory,
+        url: &UrlPath,
+        view: View,
+    ) -> Result<Listing, Refusal> {
+        let wanted = Wanted {
+            device: directory.metadata.dev(),
+            inode: directory.metadata.ino(),
+            path: directory.path.clone(),
+            url: url.segments.clone(),
+            form: view.form,
+            sort: view.sort,
+            descending: view.descending,
         };
-        if name == "." || name == ".." || !root.shows(&name) {
-            continue;
-        }
-        // A file that has vanished since is not shown.
-        let Ok(stat) = statat(&descriptor, &name, AtFlags::SYMLINK_NOFOLLOW) else {
-            continue;
+        let make = || {
+            let (root, url) = (Arc::clone(root), url.clone());
+            let making = spawn_blocking(move || Made::new(root, directory, &url, view));
+            async { making.await.map_err(io::Error::other)? }
         };
-        let (is_directory, size, modified) = match FileType::from_raw_mode(stat.st_mode) {
-            FileType::Directory => (true, 0, stat.st_mtime),
-            FileType::RegularFile => {
-                let size = u64::try_from(stat.st_size).unwrap_or_default();
-                (false, size, stat.st_mtime)
-            }
-            FileType::Symlink => match root.locate(&directory.path.join(&name)) {
-                Ok(place) => {
-                    let metadata = place.metadata;
-                    let size = if metadata.is_file() {
-                        metadata.len()
-                    } else {
-                        0
-                    };
-                    (metadata.is_dir(), size, metadata.mtime())
-                }
-                Err(_) => continue,
-            },
-            _ => continue,
-        };
-        entries.push(Entry {
-            key: name.to_string_lossy().to_lowercase(),
-            name,
-            is_directory,
-            size,
-            modified,
-            rank: 0,
-        });
-    }
-    Ok(entries)
-}
-
-/// Directories come first, whatever the order.
-fn sort(entries: &mut [Entry], view: View) {
-    entries.sort_by(|a, b| {
-        let by_kind = b.is_directory.cmp(&a.is_directory);
-        by_kind.then_with(|| {
-            natural(a.key.as_bytes(), b.key.as_bytes()).then_with(|| a.name.cmp(&b.name))
+        Ok(Listing {
+            made: self.together.answer(wanted, make).await?,
+            url: url.clone(),
+            view,
         })
-    });
-    for (rank, entry) in entries.iter_mut().enumerate() {
-        entry.rank = rank;
     }
-    entries.sort_by(|a, b| {
-        let by_column = match view.sort {
-            Column::Name => a.rank.cmp(&b.rank),
-            Column::Size => a.size.cmp(&b.size),
-            Column::Time => a.modified.cmp(&b.modified),
-        };
-        let by_column = if view.descending {
-            by_column.reverse()
-        } else {
-            by_column
-        };
-        b.is_directory.cmp(&a.is_directory).then(by_column)
-    });
 }
 
-/// `a9` before `a10`: runs of digits are compared as numbers. The bytes of
-/// UTF-8 have the order of its characters.
-fn natural(mut a: &[u8], mut b: &[u8]) -> Ordering {
-    while let (&[x, ref rest_of_a @ ..], &[y, ref rest_of_b @ ..]) = (a, b) {
-        let order = if x.is_ascii_digit() && y.is_ascii_digit() {
-            let (x, y) = (take_number(&mut a), take_number(&mut b));
-            x.len().cmp(&y.len()).then_with(|| x.cmp(y))
-        } else {
-            (a, b) = (rest_of_a, rest_of_b);
-            x.cmp(&y)
-        };
-        if order.is_ne() {
-            return order;
+impl Listing {
+    /// None if it is made while it is sent.
+    pub(super) fn validators(&self) -> Option<&Validators> {
+        match &self.made.content {
+            Made::Whole { validators, .. } => Some(validators),
+            Made::Begun(_) => None,
         }
     }
-    a.len().cmp(&b.len())
-}
 
-/// The digits at the start, without leading zeros.
-fn take_number<'a>(text: &mut &'a [u8]) -> &'a [u8] {
-    let end = text.iter().position(|b| !b.is_ascii_digit());
-    let (digits, rest) = text.split_at(end.unwrap_or(text.len()));
-    *text = rest;
-    let zeros = digits.iter().take_while(|&&b| b == b'0').count();
-    &digits[zeros..]
-}
-
-fn json(entries: &[Entry], url: &UrlPath) -> String {
-    #[derive(Serialize)]
-    struct Listing<'a> {
-        path: String,
-        entries: Vec<Line<'a>>,
-    }
-    #[derive(Serialize)]
-    struct Line<'a> {
-        /// What is not UTF-8 in it is replaced; `href` has all of it.
-        name: std::borrow::Cow<'a, str>,
-        href: String,
-        r#type: &'static str,
-        size: Option<u64>,
-        modified: String,
-    }
-    let base = with_slash(url).encoded();
-    let line = |entry| {
-        let Entry {
-            name,
-            is_directory,
-            size,
-            modified,
-            ..
-        }: &Entry = entry;
-        Line {
-            name: name.to_string_lossy(),
-            href: format!("{base}{}", href(entry)),
-            r#type: if *is_directory { "directory" } else { "file" },
-            size: (!is_directory).then_some(*size),
-            modified: Civil::from_unix(*modified).to_string(),
+    pub(super) fn into_body(self) -> Body {
+        match &self.made.content {
+            Made::Whole { .. } => Body::Bytes(Bytes::from_owner(Text(self.made))),
+            Made::Begun(folder) => {
+                let lines = Lines::new(&self.url, self.view, folder);
+                let made = Arc::clone(&self.made);
+                Body::stream(None, Stream::New(Box::new(Work { lines, made })))
+            }
         }
-    };
-    let listing = Listing {
-        path: String::from_utf8_lossy(&with_slash(url).decoded()).into_owned(),
-        entries: entries.iter().map(line).collect(),
-    };
-    let mut text = serde_json::to_string(&listing).expect("strings and numbers are JSON");
-    text.push('\n');
-    text
-}
-
-fn html(entries: &[Entry], root_name: &str, url: &UrlPath, view: View) -> String {
-    let mut rows = String::with_capacity(entries.len() * 256);
-    for entry in entries {
-        rows.push_str(&row(entry));
     }
-    let title = match url.segments.last() {
-        Some(name) => escape(&visible(name)),
-        None => escape(root_name),
-    };
-    let up = if url.segments.is_empty() {
-        ""
-    } else {
-        "<tbody><tr class=\"up\"><td colspan=\"3\"><a href=\"../\">Parent folder</a></td></tr></tbody>"
-    };
-    let [name, size, time] = [Column::Name, Column::Size, Column::Time];
-    fill(
-        PAGE,
-        &[
-            ("title", &title),
-            ("style", STYLE),
-            ("script", SCRIPT),
-            ("breadcrumb", &breadcrumb(root_name, url)),
-            ("summary", &summary(entries)),
-            ("name-head", &column_head(name, "Name", view)),
-            ("size-head", &column_head(size, "Size", view)),
-            (
-                "time-head",
-                &column_head(time, "Modified <span>(UTC)</span>", view),
-            ),
-            ("up", up),
-            ("rows", &rows),
-        ],
-    )
 }
 
-fn row(entry: &Entry) -> String {
-    let at = Civil::from_unix(entry.modified);
-    let bytes = entry.size.to_string();
-    let size = if entry.is_directory {
-        String::new()
-    } else {
-        format!(
-            "<data value=\"{bytes}\" title=\"{bytes} bytes\">{}</data>",
-            size_for_people(entry.size)
-        )
-    };
-    fill(
-        ROW,
-        &[
-            ("kind", if entry.is_directory { "folder" } else { "file" }),
-            ("rank", &entry.rank.to_string()),
-            ("bytes", &bytes),
-            ("seconds", &entry.modified.to_string()),
-            ("href", &href(entry)),
-            ("name", &escape(&visible(entry.name.as_bytes()))),
-            ("size", &size),
-            ("moment", &at.to_string()),
-            ("date", &at.date()),
-            ("time", &at.time()),
-        ],
-    )
+/// The same answer a second time.
+impl PartialEq for Made {
+    fn eq(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::Whole { text, .. }, Self::Whole { text: other, .. }) => text == other,
+            (Self::Begun(folder), Self::Begun(other)) => folder.names == other.names,
+            _ => false,
+        }
+    }
 }
 
-/// A header that is a link to the listing in that order. `aria-sort` tells the
-/// order there is.
-fn column_head(column: Column, label: &str, view: View) -> String {
-    let current = view.sort == column;
-    // The largest and the newest are what people look for first.
-    let descending = if current {
-        !view.descending
-    } else {
-        column != Column::Name
-    };
-    let key = match column {
-        Column::Name => "name",
-        Column::Size => "size",
-        Column::Time => "time",
-    };
-    let order = if descending { "desc" } else { "asc" };
-    let sorted = match (current, view.descending) {
-        (false, _) => "none",
-        (true, false) => "ascending",
-        (true, true) => "descending",
-    };
-    format!(
-        "<th scope=\"col\" class=\"{key}\" aria-sort=\"{sorted}\">\
-         <a href=\"?sort={key}&amp;order={order}\">{label}</a></th>"
-    )
-}
-
-/// The way from the root to here, each step a link but the last.
-fn breadcrumb(root_name: &str, url: &UrlPath) -> String {
-    let mut text = String::new();
-    let last = url.segments.len();
-    for depth in 0..=last {
-        let name = match depth.checked_sub(1) {
-            None => escape(root_name),
-            Some(index) => escape(&visible(&url.segments[index])),
+impl Made {
+    fn new(
+        root: Arc<Root>,
+        directory: Directory,
+        url: &UrlPath,
+        view: View,
+    ) -> Result<Self, Refusal> {
+        let names = Names::read(&root, &directory)?;
+        let folder = Folder {
+            root,
+            directory,
+            names,
         };
-        let step = if depth == last {
-            write!(text, "<li aria-current=\"page\"><bdi>{name}</bdi></li>")
+        if folder.names.count() > WHOLE_ENTRIES {
+            return Ok(Self::Begun(folder));
+        }
+        let mut lines = Lines::new(url, view, &folder);
+        let mut rows = Vec::with_capacity(folder.names.count() * USUAL_LINE_BYTES);
+        while lines.step(&folder, &mut rows) == Progress::More {}
+        let mut text = lines.head(&folder, true);
+        let end = lines.end(false);
+        text.reserve_exact(rows.len() + end.len());
+        text.append(&mut rows);
+        text.extend_from_slice(&end);
+        Ok(Self::Whole {
+            validators: Validators::of_content(&text),
+            text,
+        })
+    }
+}
+
+impl Folder {
+    /// What is told of an entry. `None`: it is no file or folder, or has gone,
+    /// or is a link that is broken or leads where nothing is served.
+    fn facts(&self, name: &OsStr) -> Option<Facts> {
+        let stat = self.directory.stat(name).ok()?;
+        match FileType::from_raw_mode(stat.st_mode) {
+            FileType::Directory => Some(Facts {
+                is_directory: true,
+                size: 0,
+                modified: stat.st_mtime,
+            }),
+            FileType::RegularFile => Some(Facts {
+                is_directory: false,
+                size: u64::try_from(stat.st_size).unwrap_or_default(),
+                modified: stat.st_mtime,
+            }),
+            FileType::Symlink => {
+                let place = self.root.locate(&self.directory.path.join(name)).ok()?;
+                let metadata = place.metadata;
+                let is_directory = metadata.is_dir();
+                Some(Facts {
+                    is_directory,
+                    size: if is_directory { 0 } else { metadata.len() },
+                    modified: metadata.mtime(),
+                })
+            }
+            _ => None,
+        }
+    }
+}
+
+/// The entries, one after the other.
+struct Lines {
+    url: UrlPath,
+    /// The same, encoded.
+    base: String,
+    view: View,
+    order: Order,
+    totals: Totals,
+}
+
+/// How far the lines have come.
+enum Order {
+    /// By name: the place of the next.
+    ByName(u32),
+    /// All entries are looked at for what they are ordered by.
+    Weighing { weights: Vec<(u64, u32)>, next: u32 },
+    /// The places of those that are left, from the last to the next.
+    Left(Vec<u32>),
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Progress {
+    More,
+    Complete,
+}
+
+impl Lines {
+    fn new(url: &UrlPath, view: View, folder: &Folder) -> Self {
+        let url = UrlPath {
+            trailing_slash: true,
+            ..url.clone()
+        };
+        let order = if view.sort != Column::Name {
+            Order::Weighing {
+                weights: Vec::with_capacity(folder.names.count()),
+                next: 0,
+            }
+        } else if view.descending {
+            Order::reversed(&folder.names)
         } else {
-            let path = UrlPath {
-                segments: url.segments[..depth].to_vec(),
-                trailing_slash: true,
+            Order::ByName(0)
+        };
+        Self {
+            base: url.encoded(),
+            url,
+            view,
+            order,
+            totals: Totals::default(),
+        }
+    }
+
+    /// What comes before the lines. `with_totals`: all lines have been made.
+    fn head(&self, folder: &Folder, with_totals: bool) -> Vec<u8> {
+        match self.view.form {
+            Form::Html => {
+                let root_name = page::visible(folder.root.name().as_bytes());
+                let totals = with_totals.then_some(&self.totals);
+                page::head(&root_name, &self.url, self.view, totals).into_bytes()
+            }
+            Form::Json => json::head(&self.url.decoded()),
+        }
+    }
+
+    /// What comes behind the lines.
+    fn end(&self, with_totals: bool) -> Vec<u8> {
+        match self.view.form {
+            Form::Html => page::end(with_totals.then_some(&self.totals)).into_bytes(),
+            Form::Json => json::END.to_vec(),
+        }
+    }
+
+    /// Adds some lines to `text`.
+    fn step(&mut self, folder: &Folder, text: &mut Vec<u8>) -> Progress {
+        let end = text.len() + PIECE_BYTES;
+        for _ in 0..STEP_ENTRIES {
+            if text.len() >= end {
+                break;
+            }
+            if let Order::Weighing { weights, next } = &mut self.order {
+                let Some((name, after)) = folder.names.at(*next) else {
+                    self.order = Order::weighed(weights, &folder.names, self.view.descending);
+                    continue;
+                };
+                if let Some(facts) = folder.facts(OsStr::from_bytes(name)) {
+                    let weight = match self.view.sort {
+                        Column::Size => facts.size,
+                        // From the earliest there could be.
+                        _ => facts.modified.cast_unsigned() ^ (1 << 63),
+                    };
+                    weights.push((weight, *next));
+                }
+                *next = after;
+                continue;
+            }
+            let Some((place, name)) = self.order.next(&folder.names) else {
+                return Progress::Complete;
             };
-            let path = path.encoded();
-            write!(text, "<li><a href=\"{path}\"><bdi>{name}</bdi></a></li>")
-        };
-        step.expect("writing to a string does not fail");
-    }
-    text
-}
-
-/// `3 folders, 1 file, 12.5 kB`
-fn summary(entries: &[Entry]) -> String {
-    let count = |number: usize, noun: &str| match number {
-        1 => format!("1 {noun}"),
-        _ => format!("{number} {noun}s"),
-    };
-    let folders = entries.iter().filter(|entry| entry.is_directory).count();
-    let files = entries.len() - folders;
-    let parts = match (folders, files) {
-        (0, 0) => return "This folder is empty.".to_owned(),
-        (_, 0) => return count(folders, "folder"),
-        (0, _) => count(files, "file"),
-        _ => format!("{}, {}", count(folders, "folder"), count(files, "file")),
-    };
-    let sizes = entries.iter().filter(|entry| !entry.is_directory);
-    let total = sizes.fold(0, |sum: u64, entry| sum.saturating_add(entry.size));
-    format!("{parts}, {}", size_for_people(total))
-}
-
-/// In powers of a thousand, with one decimal place.
-fn size_for_people(bytes: u64) -> String {
-    if bytes < 1000 {
-        return format!("{bytes} B");
-    }
-    let mut unit = 1000;
-    for name in ["kB", "MB", "GB", "TB", "PB", "EB"] {
-        // In tenths, rounded to the nearest.
-        let tenths = (u128::from(bytes) * 10 + unit / 2) / unit;
-        if tenths < 10_000 || name == "EB" {
-            return format!("{}.{} {name}", tenths / 10, tenths % 10);
+            if let Some(facts) = folder.facts(OsStr::from_bytes(name)) {
+                self.push(text, place, name, &facts);
+            }
         }
-        unit *= 1000;
+        Progress::More
     }
-    unreachable!("the last unit takes whatever is left")
+
+    fn push(&mut self, text: &mut Vec<u8>, place: u32, name: &[u8], facts: &Facts) {
+        match self.view.form {
+            Form::Html => {
+                // Where the rows have the order of names, it is known.
+                let rank = (self.view.sort != Column::Name).then_some(place);
+                page::push_row(text, name, facts, rank);
+            }
+            Form::Json => {
+                if self.totals.folders + self.totals.files > 0 {
+                    text.push(b',');
+                }
+                json::push_entry(text, &self.base, name, facts);
+            }
+        }
+        self.totals.add(facts);
+    }
 }
 
-/// The name as a relative link goes on.
-fn href(entry: &Entry) -> String {
-    let mut text = encode_segment(entry.name.as_bytes());
-    if entry.is_directory {
-        text.push('/');
+impl Order {
+    /// Folders first, all the same.
+    fn reversed(names: &Names) -> Self {
+        let mut folders = Vec::new();
+        let mut left = Vec::with_capacity(names.count());
+        let mut place = 0;
+        while let Some((_, next)) = names.at(place) {
+            if names.is_folder_at(place) {
+                folders.push(place);
+            } else {
+                left.push(place);
+            }
+            place = next;
+        }
+        left.append(&mut folders);
+        Self::Left(left)
     }
-    text
+
+    /// Folders first; what weighs the same, by name.
+    fn weighed(weights: &mut [(u64, u32)], names: &Names, descending: bool) -> Self {
+        weights.sort_unstable_by_key(|&(weight, place)| {
+            let weight = if descending { !weight } else { weight };
+            (!names.is_folder_at(place), weight, place)
+        });
+        Self::Left(weights.iter().rev().map(|&(_, place)| place).collect())
+    }
+
+    /// The next name and its place.
+    fn next<'a>(&mut self, names: &'a Names) -> Option<(u32, &'a [u8])> {
+        match self {
+            Self::ByName(next) => {
+                let place = *next;
+                let (name, after) = names.at(place)?;
+                *next = after;
+                Some((place, name))
+            }
+            Self::Left(left) => {
+                let place = left.pop()?;
+                Some((place, names.at(place)?.0))
+            }
+            Self::Weighing { .. } => None,
+        }
+    }
 }
 
-fn with_slash(url: &UrlPath) -> UrlPath {
-    UrlPath {
-        trailing_slash: true,
-        ..url.clone()
+impl Totals {
+    fn add(&mut self, facts: &Facts) {
+        if facts.is_directory {
+            self.folders += 1;
+        } else {
+            self.files += 1;
+            self.bytes = self.bytes.saturating_add(facts.size);
+        }
     }
 }
 
-/// A name as it can be looked at: nothing in it moves the text around it, hides
-/// or turns a part of it.
-fn visible(name: &[u8]) -> String {
-    let visible = |c: char| match c {
-        // The control pictures of Unicode stand in the order of ASCII.
-        '\0'..='\x1f' => char::from_u32(0x2400 + u32::from(c)).unwrap_or('\u{fffd}'),
-        '\x7f' => '\u{2421}',
-        // More controls; what is not to be seen, but for the joiners, which
-        // some scripts need; marks, embeddings, overrides and isolates of
-        // direction; separators of lines.
-        '\u{80}'..='\u{9f}'
-        | '\u{ad}'
-        | '\u{61c}'
-        | '\u{200b}'
-        | '\u{200e}'
-        | '\u{200f}'
-        | '\u{2028}'..='\u{202e}'
-        | '\u{2060}'..='\u{2064}'
-        | '\u{2066}'..='\u{2069}'
-        | '\u{feff}' => '\u{fffd}',
-        c => c,
-    };
-    String::from_utf8_lossy(name).chars().map(visible).collect()
+/// The text of a listing that was made in one go.
+struct Text(Arc<Answer<Made>>);
+
+impl AsRef<[u8]> for Text {
+    fn as_ref(&self) -> &[u8] {
+        match &self.0.content {
+            Made::Whole { text, .. } => text,
+            Made::Begun(_) => &[],
+        }
+    }
 }
 
-/// Puts values in the place of `{{name}}`. One pass: what is put in is not
-/// looked at again.
-fn fill(template: &str, values: &[(&str, &str)]) -> String {
-    let mut parts = template.trim_end().split("{{");
-    let mut text = parts.next().unwrap_or_default().to_owned();
-    for part in parts {
-        let (name, rest) = part.split_once("}}").expect("every {{ has its }}");
-        let value = values.iter().find(|(other, _)| *other == name);
-        text.push_str(value.expect("every name in a template has a value").1);
-        text.push_str(rest);
+/// A listing that is made while it is sent.
+enum Stream {
+    /// The head waits for nothing.
+    New(Box<Work>),
+    Idle(Box<Work>),
+    Running(JoinHandle<(Box<Work>, Vec<u8>, Progress)>),
+    Ended,
+}
+
+struct Work {
+    lines: Lines,
+    /// Always begun.
+    made: Arc<Answer<Made>>,
+}
+
+impl Stream {
+    fn start(mut work: Box<Work>) -> Self {
+        Self::Running(spawn_blocking(move || {
+            let mut piece = Vec::with_capacity(PIECE_BYTES + END_BYTES);
+            let progress = work.step(&mut piece);
+            (work, piece, progress)
+        }))
     }
-    text
+
+    /// Waits for steps until one has made something. Until a step has ended
+    /// `self` holds it, so a dropped future loses nothing.
+    async fn piece(&mut self) -> Result<Option<Bytes>, BodyError> {
+        loop {
+            *self = match std::mem::replace(self, Self::Ended) {
+                Self::New(work) => {
+                    let head = work.head();
+                    *self = Self::Idle(work);
+                    return Ok(Some(head.into()));
+                }
+                Self::Idle(work) => Self::start(work),
+                state => state,
+            };
+            let Self::Running(step) = self else {
+                return Ok(None);
+            };
+            let joined = step.await;
+            *self = Self::Ended;
+            let (work, piece, progress) = joined.map_err(io::Error::other)?;
+            if progress == Progress::More {
+                *self = Self::Idle(work);
+            }
+            if !piece.is_empty() {
+                return Ok(Some(piece.into()));
+            }
+        }
+    }
+}
+
+impl Source for Stream {
+    fn next(&mut self) -> Next<'_> {
+        Box::pin(async move { self.piece().await.transpose() })
+    }
+}
+
+impl Work {
+    fn head(&self) -> Vec<u8> {
+        match &self.made.content {
+            Made::Begun(folder) => self.lines.head(folder, false),
+            Made::Whole { .. } => Vec::new(),
+        }
+    }
+
+    fn step(&mut self, piece: &mut Vec<u8>) -> Progress {
+        let progress = match &self.made.content {
+            Made::Begun(folder) => self.lines.step(folder, piece),
+            Made::Whole { .. } => Progress::Complete,
+        };
+        if progress == Progress::Complete {
+            piece.extend_from_slice(&self.lines.end(true));
+        }
+        progress
+    }
+}
+
+/// A number in decimal digits.
+fn push_number(text: &mut Vec<u8>, mut number: u64) {
+    const MOST: usize = 20;
+    let mut digits = [0; MOST];
+    let mut start = MOST;
+    loop {
+        start -= 1;
+        digits[start] = b"0123456789"[(number % 10) as usize];
+        number /= 10;
+        if number == 0 {
+            break;
+        }
+    }
+    text.extend_from_slice(&digits[start..]);
+}
+
+/// The name as a relative link goes on. Most need no escape.
+fn push_href(text: &mut Vec<u8>, name: &[u8], is_directory: bool) {
+    let is_plain =
+        |byte: &u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_' | b'~');
+    if name.iter().all(is_plain) {
+        text.extend_from_slice(name);
+    } else {
+        text.extend_from_slice(encode_segment(name).as_bytes());
+    }
+    if is_directory {
+        text.push(b'/');
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use base64::Engine;
-    use base64::prelude::BASE64_STANDARD;
     use http::HeaderValue;
-    use sha2::{Digest, Sha256};
-
-    #[test]
-    fn the_policy_names_the_hashes_of_style_and_script() {
-        for (directive, text) in [("style-src", STYLE), ("script-src", SCRIPT)] {
-            let hash = BASE64_STANDARD.encode(Sha256::digest(text));
-            let source = format!("{directive} 'sha256-{hash}';");
-            assert!(CONTENT_SECURITY_POLICY.contains(&source), "{source}");
-        }
-    }
 
     #[test]
     fn json_is_sent_to_who_prefers_it_over_html() {
@@ -551,52 +659,5 @@ mod tests {
             headers.insert(ACCEPT, HeaderValue::from_static(accept));
             assert_eq!(prefers_json(&headers), expected, "{accept}");
         }
-    }
-
-    #[test]
-    fn names_are_ordered_as_people_count() {
-        let mut names = ["b", "a10", "a9", "a", "a01b", "A1a", "a1", "é", ""];
-        names.sort_by(|a, b| natural(a.to_lowercase().as_bytes(), b.to_lowercase().as_bytes()));
-        assert_eq!(names, ["", "a", "a1", "A1a", "a01b", "a9", "a10", "b", "é"]);
-    }
-
-    #[test]
-    fn sizes_are_rounded_for_people() {
-        for (bytes, expected) in [
-            (0, "0 B"),
-            (999, "999 B"),
-            (1000, "1.0 kB"),
-            (1549, "1.5 kB"),
-            (1550, "1.6 kB"),
-            (999_949, "999.9 kB"),
-            (999_950, "1.0 MB"),
-            (3 << 30, "3.2 GB"),
-            (u64::MAX, "18.4 EB"),
-        ] {
-            assert_eq!(size_for_people(bytes), expected);
-        }
-    }
-
-    #[test]
-    fn hostile_names_are_shown_and_move_nothing() {
-        for (name, expected) in [
-            (&b"a&<b>\"'"[..], "a&amp;&lt;b&gt;&quot;&#39;"),
-            (b"a\nb\x1b\x7f", "a\u{240a}b\u{241b}\u{2421}"),
-            (b"a\xffb", "a\u{fffd}b"),
-            (
-                "a\u{202e}gpj.exe\u{85}".as_bytes(),
-                "a\u{fffd}gpj.exe\u{fffd}",
-            ),
-            ("a\u{200b}b\u{feff}".as_bytes(), "a\u{fffd}b\u{fffd}"),
-            (b"{{rows}}", "{{rows}}"),
-        ] {
-            assert_eq!(escape(&visible(name)), expected);
-        }
-    }
-
-    #[test]
-    fn what_is_put_into_a_template_is_not_filled_again() {
-        let values = [("a", "{{b}}"), ("b", "x")];
-        assert_eq!(fill("<{{a}}|{{b}}>", &values), "<{{b}}|x>");
     }
 }

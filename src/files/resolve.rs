@@ -368,6 +368,11 @@ impl Directory {
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
         rfs::openat(&self.handle, ".", flags, Mode::empty())
     }
+
+    /// What an entry is now; a link is not followed.
+    pub(super) fn stat(&self, name: &OsStr) -> rustix::io::Result<rfs::Stat> {
+        rfs::statat(&self.handle, name, AtFlags::SYMLINK_NOFOLLOW)
+    }
 }
 
 /// The empty path is the root itself.

@@ -219,7 +219,7 @@ impl Client {
         self.end
     }
 
-    fn chunked(&mut self) -> (Vec<u8>, bool) {
+    pub(crate) fn chunked(&mut self) -> (Vec<u8>, bool) {
         let mut body = Vec::new();
         loop {
             let Some(line) = self.line() else {
