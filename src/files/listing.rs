@@ -30,10 +30,12 @@ use super::resolve::{Directory, Refusal, Root};
 use crate::message::{Body, BodyError, Next, Source};
 use crate::target::{UrlPath, encode_segment};
 
+use known::Known;
 use names::Names;
 use together::{Answer, Together};
 
 mod json;
+mod known;
 mod names;
 mod page;
 mod together;
@@ -44,7 +46,7 @@ pub(super) use page::CONTENT_SECURITY_POLICY;
 /// of page and some milliseconds of work.
 const WHOLE_ENTRIES: usize = 2000;
 /// What an entry takes, if its name isn't long.
-const USUAL_LINE_BYTES: usize = 192;
+const USUAL_LINE_BYTES: usize = 160;
 /// What stands behind the entries, less than this.
 const END_BYTES: usize = 8 << 10;
 /// A step of a longer one ends when it has made this much.
@@ -163,6 +165,7 @@ fn weight(parameter: &str) -> Option<u32> {
 #[derive(Default)]
 pub(super) struct Listings {
     together: Together<Wanted, Made>,
+    known: Arc<Known>,
 }
 
 /// What a listing depends on besides the entries.
@@ -194,7 +197,7 @@ enum Made {
 struct Folder {
     root: Arc<Root>,
     directory: Directory,
-    names: Names,
+    names: Arc<Names>,
 }
 
 /// A listing, ready to be sent.
@@ -224,7 +227,15 @@ impl Listings {
         };
         let make = || {
             let (root, url) = (Arc::clone(root), url.clone());
-            let making = spawn_blocking(move || Made::new(root, directory, &url, view));
+            let known = Arc::clone(&self.known);
+            let making = spawn_blocking(move || {
+                let folder = Folder {
+                    root,
+                    directory,
+                    names: Arc::default(),
+                };
+                Made::new(folder, &known, &url, view)
+            });
             async { making.await.map_err(io::Error::other)? }
         };
         Ok(Listing {
@@ -268,33 +279,24 @@ impl PartialEq for Made {
 }
 
 impl Made {
-    fn new(
-        root: Arc<Root>,
-        directory: Directory,
-        url: &UrlPath,
-        view: View,
-    ) -> Result<Self, Refusal> {
-        let names = Names::read(&root, &directory)?;
-        let folder = Folder {
-            root,
-            directory,
-            names,
-        };
+    fn new(mut folder: Folder, known: &Known, url: &UrlPath, view: View) -> Result<Self, Refusal> {
+        if let Some(names) = known.find(&folder.directory) {
+            folder.names = names;
+            let mut lines = Lines::new(url, view, &folder);
+            let rows = lines.rest(&folder);
+            // Else names may have become others without a trace: those of an
+            // encrypted folder do when it is unlocked.
+            if !lines.missed {
+                return Ok(lines.whole(&folder, &rows));
+            }
+        }
+        folder.names = known.read(&folder.root, &folder.directory)?;
         if folder.names.count() > WHOLE_ENTRIES {
             return Ok(Self::Begun(folder));
         }
         let mut lines = Lines::new(url, view, &folder);
-        let mut rows = Vec::with_capacity(folder.names.count() * USUAL_LINE_BYTES);
-        while lines.step(&folder, &mut rows) == Progress::More {}
-        let mut text = lines.head(&folder, true);
-        let end = lines.end(false);
-        text.reserve_exact(rows.len() + end.len());
-        text.append(&mut rows);
-        text.extend_from_slice(&end);
-        Ok(Self::Whole {
-            validators: Validators::of_content(&text),
-            text,
-        })
+        let rows = lines.rest(&folder);
+        Ok(lines.whole(&folder, &rows))
     }
 }
 
@@ -337,6 +339,8 @@ struct Lines {
     view: View,
     order: Order,
     totals: Totals,
+    /// Some name led to nothing.
+    missed: bool,
 }
 
 /// How far the lines have come.
@@ -377,6 +381,27 @@ impl Lines {
             view,
             order,
             totals: Totals::default(),
+            missed: false,
+        }
+    }
+
+    /// All lines that are left.
+    fn rest(&mut self, folder: &Folder) -> Vec<u8> {
+        let mut rows = Vec::with_capacity(folder.names.count() * USUAL_LINE_BYTES);
+        while self.step(folder, &mut rows) == Progress::More {}
+        rows
+    }
+
+    /// The listing that all lines are in.
+    fn whole(&self, folder: &Folder, rows: &[u8]) -> Made {
+        let mut text = self.head(folder, true);
+        let end = self.end(false);
+        text.reserve_exact(rows.len() + end.len());
+        text.extend_from_slice(rows);
+        text.extend_from_slice(&end);
+        Made::Whole {
+            validators: Validators::of_content(&text),
+            text,
         }
     }
 
@@ -419,6 +444,8 @@ impl Lines {
                         _ => facts.modified.cast_unsigned() ^ (1 << 63),
                     };
                     weights.push((weight, *next));
+                } else {
+                    self.missed = true;
                 }
                 *next = after;
                 continue;
@@ -426,8 +453,9 @@ impl Lines {
             let Some((place, name)) = self.order.next(&folder.names) else {
                 return Progress::Complete;
             };
-            if let Some(facts) = folder.facts(OsStr::from_bytes(name)) {
-                self.push(text, place, name, &facts);
+            match folder.facts(OsStr::from_bytes(name)) {
+                Some(facts) => self.push(text, place, name, &facts),
+                None => self.missed = true,
             }
         }
         Progress::More

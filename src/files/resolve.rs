@@ -369,6 +369,16 @@ impl Directory {
         rfs::openat(&self.handle, ".", flags, Mode::empty())
     }
 
+    /// What the directory itself is now.
+    pub(super) fn stat_self(&self) -> rustix::io::Result<rfs::Stat> {
+        rfs::fstat(&self.handle)
+    }
+
+    /// The number of its kind of file system, as statfs(2) has it.
+    pub(super) fn file_system(&self) -> rustix::io::Result<i64> {
+        Ok(rfs::fstatfs(&self.handle)?.f_type)
+    }
+
     /// What an entry is now; a link is not followed.
     pub(super) fn stat(&self, name: &OsStr) -> rustix::io::Result<rfs::Stat> {
         rfs::statat(&self.handle, name, AtFlags::SYMLINK_NOFOLLOW)

@@ -21,13 +21,15 @@ const DIRECTORY_BUFFER_BYTES: usize = 64 << 10;
 const LENGTH_BYTES: usize = size_of::<u16>();
 
 /// Folders come first.
-#[derive(PartialEq, Eq)]
+#[derive(Default, PartialEq, Eq)]
 pub(super) struct Names {
     /// In order, each behind its length.
     bytes: Box<[u8]>,
     count: usize,
     /// Where the folders end.
     files: u32,
+    /// The place of some in the order depends on what they are linked to.
+    have_links: bool,
 }
 
 /// A name that has no place in the order yet.
@@ -48,6 +50,7 @@ impl Names {
         let mut entries = RawDir::new(&descriptor, buffer.spare_capacity_mut());
         let mut bytes = Vec::new();
         let mut found = Vec::new();
+        let mut have_links = false;
         while let Some(entry) = entries.next() {
             let entry = match entry {
                 Ok(entry) => entry,
@@ -58,7 +61,9 @@ impl Names {
             if matches!(name, b"." | b"..") || !root.shows(OsStr::from_bytes(name)) {
                 continue;
             }
-            let Some(is_directory) = is_directory(&descriptor, name, entry.file_type()) else {
+            let kind = entry.file_type();
+            have_links |= !matches!(kind, FileType::Directory | FileType::RegularFile);
+            let Some(is_directory) = is_directory(&descriptor, name, kind) else {
                 continue;
             };
             // Four gigabytes of names are more than memory should hold.
@@ -71,7 +76,10 @@ impl Names {
             });
             bytes.extend_from_slice(name);
         }
-        Self::sorted(&bytes, found)
+        Ok(Self {
+            have_links,
+            ..Self::sorted(&bytes, found)?
+        })
     }
 
     fn sorted(bytes: &[u8], mut found: Vec<Found>) -> Result<Self, Refusal> {
@@ -105,11 +113,22 @@ impl Names {
             bytes: ordered.into(),
             count: found.len(),
             files: u32::try_from(folders_end).map_err(|_| Errno::OVERFLOW)?,
+            have_links: false,
         })
     }
 
     pub(super) fn count(&self) -> usize {
         self.count
+    }
+
+    /// Whether some may be links; where they lead shows in no time of the folder.
+    pub(super) fn have_links(&self) -> bool {
+        self.have_links
+    }
+
+    /// What they take.
+    pub(super) fn bytes(&self) -> usize {
+        self.bytes.len()
     }
 
     /// The name at a place, and the place of the next one. The first is at 0.
