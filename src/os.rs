@@ -151,6 +151,17 @@ pub fn open_files() -> usize {
         .unwrap_or(usize::MAX)
 }
 
+/// Has the C library map large pieces of memory one by one, so that they go back
+/// to the system when they are freed. Left alone it raises this bound with each
+/// such piece, and after some long listings keeps tens of megabytes.
+pub fn give_memory_back() {
+    #[cfg(target_env = "gnu")]
+    // SAFETY: sets a number; to be called before there are threads.
+    unsafe {
+        libc::mallopt(libc::M_MMAP_THRESHOLD, 256 << 10);
+    }
+}
+
 /// Asks the scheduler not to take a core from somebody else the moment a request
 /// comes for this thread. Where cores are short, clients and scripts go on, more
 /// requests come together, and each costs less; where one is free, nothing

@@ -29,6 +29,7 @@ use crate::service::{ScriptHost, SendRoot, Service};
 pub fn run(config: Config) -> Result<ExitCode, StartError> {
     close_inherited();
     os::set_signals();
+    os::give_memory_back();
     let open_files = os::raise_open_files();
     let bound = listener::bind(&config.addresses, config.port)?;
     refuse_tiny_for_others(&config, &bound)?;
