@@ -402,6 +402,12 @@ impl<W: Wire> Out<'_, W> {
         };
         let mut ready = now(source.next()).await;
         if ready.is_none() {
+            // The others have their turn; what a script prints line by line
+            // comes together meanwhile.
+            tokio::task::yield_now().await;
+            ready = now(source.next()).await;
+        }
+        if ready.is_none() {
             self.send(&[&head], 0).await?;
             head.clear();
         }
@@ -419,8 +425,7 @@ impl<W: Wire> Out<'_, W> {
                 }
             };
             if !head.is_empty() {
-                // The others have their turn; a script that has just printed
-                // all it has to say ends meanwhile.
+                // As above; a script that has printed all it has to say ends.
                 tokio::task::yield_now().await;
             }
             ready = now(source.next()).await;
