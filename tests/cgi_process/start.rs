@@ -218,22 +218,35 @@ fn nobody_else_waits_for_a_script_that_is_slow_to_start() {
 #[test]
 fn a_script_has_the_scheduling_that_the_server_was_started_with() {
     // Field 41 of proc(5) is the policy, field 19 the nice value.
-    let script = "#!/bin/sh\nprintf 'Content-Type: text/plain\\n\\n'\n\
-        exec cut -d ' ' -f 19,41 /proc/self/stat";
-    for (under, expected) in [
-        (&[][..], "0 0"),
-        (&["chrt", "--batch", "0"], "0 3"),
-        (&["chrt", "--idle", "0"], "0 5"),
-        (&["nice", "-n", "5"], "5 0"),
+    const SHOW: [&str; 5] = ["cut", "-d", " ", "-f", "19,41"];
+    let script = format!(
+        "#!/bin/sh\nprintf 'Content-Type: text/plain\\n\\n'\nexec {} /proc/self/stat",
+        SHOW.map(|word| format!("'{word}'")).join(" ")
+    );
+    let mut seen = Vec::new();
+    for under in [
+        &["env"][..],
+        &["chrt", "--batch", "0"],
+        &["chrt", "--idle", "0"],
+        &["nice", "-n", "1"],
     ] {
+        let alone = Command::new(under[0])
+            .args(&under[1..])
+            .args(SHOW)
+            .arg("/proc/self/stat")
+            .output()
+            .unwrap();
         let server = Server::new()
-            .script("cgi-bin/x", script)
+            .script("cgi-bin/x", &script)
             .under(under)
             .start();
+        let text = server.get("/cgi-bin/x").text().to_owned();
         assert_eq!(
-            server.get("/cgi-bin/x").text().trim(),
-            expected,
-            "{under:?}"
+            text.as_bytes(),
+            alone.stdout,
+            "{under:?}: as without the server"
         );
+        seen.push(text);
     }
+    assert_ne!(seen[0], seen[1], "{seen:?}");
 }
