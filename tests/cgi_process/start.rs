@@ -240,7 +240,7 @@ fn a_script_has_the_scheduling_that_the_server_was_started_with() {
             .script("cgi-bin/x", &script)
             .under(under)
             .start();
-        let text = server.get("/cgi-bin/x").text().to_owned();
+        let text = server.get("/cgi-bin/x").text().clone();
         assert_eq!(
             text.as_bytes(),
             alone.stdout,
