@@ -13,6 +13,8 @@
 # - No module is used, not even strict.pm: it would be in the script's %INC.
 #   Sockets and the clone are system calls by number on packed structures.
 # - No string eval (it counts in "(eval N)"), no rand, no %!, no readline.
+# - Modules are loaded ahead only if the script loads them unconditionally before
+#   any code of its own; see "learning" below.
 # - Whatever fails before the child has said that it runs ends this process:
 #   going on would run the script without its request. What fails later execs
 #   the script as a plain start would.
@@ -39,22 +41,26 @@ my %CALLS = (
         clone => 56, close => 3, close_range => 436, dup3 => 292, exit_group => 231,
         fcntl => 72, get_robust_list => 274, gettid => 186, lseek => 8, openat => 257,
         prctl => 157, read => 0, recvmsg => 47, sendto => 44, set_robust_list => 273,
-        socket => 41, bind => 49, statx => 332, wait4 => 61, child_tid => 3,
+        socket => 41, bind => 49, statx => 332, wait4 => 61, pipe2 => 293, write => 1,
+        kill => 62, clock_gettime => 228, child_tid => 3,
     },
     183 => {    # aarch64
         clone => 220, close => 57, close_range => 436, dup3 => 24, exit_group => 94,
         fcntl => 25, get_robust_list => 100, gettid => 178, lseek => 62, openat => 56,
         prctl => 167, read => 63, recvmsg => 212, sendto => 206, set_robust_list => 99,
-        socket => 198, bind => 200, statx => 291, wait4 => 260, child_tid => 4,
+        socket => 198, bind => 200, statx => 291, wait4 => 260, pipe2 => 59, write => 64,
+        kill => 129, clock_gettime => 113, child_tid => 4,
     },
 );
 my %sys;
 
+my $AF_UNIX               = 1;
 my $AT_FDCWD              = -100;
 my $AT_EMPTY_PATH         = 0x1000;
 my $CLONE_CHILD_CLEARTID  = 0x00200000;
 my $CLONE_CHILD_SETTID    = 0x01000000;
 my $CLONE_PARENT          = 0x00008000;
+my $CLOCK_PROCESS_CPUTIME_ID = 2;
 my $FD_CLOEXEC            = 1;
 my $F_SETFD               = 2;
 my $MSG_CMSG_CLOEXEC      = 0x40000000;
@@ -66,7 +72,11 @@ my $PR_GET_TID_ADDRESS    = 40;
 my $PR_SET_NAME           = 15;
 my $PR_SET_PDEATHSIG      = 1;
 my $SIGCHLD               = 17;
+my $SIGKILL               = 9;
 my $SIGTERM               = 15;
+my $SOCK_DGRAM            = 2;
+my $SOCK_CLOEXEC          = 0x80000;
+my $SOCK_NONBLOCK         = 0x800;
 my $EINTR                 = 4;
 
 # A request is at most 64 KiB; what is longer shows as cut off.
@@ -75,10 +85,19 @@ my $MESSAGE_BYTES = 72 << 10;
 my $ANCILLARY_BYTES = 28;
 my $STATX_BYTES     = 256;
 my $SCRIPT_FD       = 3;
+# A list of loaded files longer than this isn't learnt.
+my $MAX_REPORT_BYTES = 60 << 10;
+my $MAX_TEXT_BYTES   = 1 << 20;
+# Loading what takes more CPU time would make requests wait; the next zygote does
+# it before it says that it is ready.
+my $MAX_PAUSE_MS = 80;
 
 # What perl or the C library looked at when this interpreter started. A request
 # that has other values needs an interpreter of its own.
 my $FIXED_AT_START = qr/^(?:PERL|LC_|LANG|LOCPATH$|NLSPATH$|LD_|MALLOC_|GLIBC_|TZ)/;
+
+# What may differ from request to request.
+my $PER_REQUEST = qr/^(?:AUTH_|CONTENT_|DOCUMENT_|HTTP|PATH_|QUERY_|REDIRECT_|REMOTE_|REQUEST_|SCRIPT_|SERVER_[NP]|UNIQUE_)/;
 
 # ---------------------------------------------------------------- state
 
@@ -89,32 +108,47 @@ my $robust_list;    # and its list of robust locks: address, length
 my $settings;       # the variables of $FIXED_AT_START
 my $first_line;     # of the script; its options are in force here
 my ( $message, $ancillary, $scratch );    # memory that the kernel writes to
+my $private;        # the server's folder for its zygotes
+my $script_is;      # the script's identity
+my $zygote;         # this process's id; a child has another
+my %watched;        # fd: something to learn from; then: what to do with it
+my $reports;        # in a child: whether it tells what it has loaded
+my $looked = 0;     # in a trial: how often a module looked at what differs
+my $loaded;         # what is loaded ahead: see `load_ahead`
 
 # ---------------------------------------------------------------- the story
 
 # The code that is compiled already keeps the symbols it needs.
 delete @main::{ grep { not $fresh{$_} and $_ ne 'ServeHereZygote::' } keys %main:: };
-delete @main::{qw(BEGIN !)};    # named on the command line
+# Those of the command line; its block, which is running, is renamed then.
+delete @main::{qw(BEGIN !)};
+delete $main::{__ANON__};
 delete $version::{AUTOLOAD};    # looked for by its "use 5"
 delete $INC{ (__FILE__) };
 
 # `eval` and `or`: if this fails, the script must not run.
 eval { serve(); 1 } or leave(1);
 
-# Only a child comes here; what is left to do is to take this package away.
-# Perl renames subs that lose their package, to __ANON__.
-package main;
-delete $main::{'ServeHereZygote::'};
-delete $main::{__ANON__};
+# Only a child comes here; what is left to do is to take this package away. It
+# is kept from being freed, which would write to many pages shared with the
+# zygote. `stat` of nothing makes `_` what it is at first.
+{
+    my $kept = [ delete $main::{'ServeHereZygote::'} ];
+    $kept->[1] = $kept;
+}
+stat '';
 $@ = '';
 1;
 
-package ServeHereZygote;
+# Perl runs this in the child when it has compiled the script, before the
+# script's own INIT blocks.
+INIT { report() if $reports }
 
 # Returns in a child, with the request put on.
 sub serve {
     my $reason = prepare();
     defined $reason and refuse($reason);
+    recall() or start_learning();
     say_to_server( 'ready perl ' . version() ) or leave(1);
     for (;;) {
         my ( $length, @streams ) = receive();
@@ -130,6 +164,8 @@ sub serve {
         if ( not defined $pid ) {
             $declined = 'no process could be made' if not defined $declined;
             say_to_server("no $request $declined") or leave(0);
+            # The server starts another one when the script is asked for.
+            $loaded and defined out_of_date($script_is) and forget(), leave(0);
         }
     }
 }
@@ -137,7 +173,8 @@ sub serve {
 # Returns why this interpreter can't be used, or nothing.
 sub prepare {
     my $number = delete $ENV{SERVE_HERE_CONTROL};
-    delete @ENV{qw(SERVE_HERE_ZYGOTE SERVE_HERE_FAST_END)};
+    $private = delete $ENV{SERVE_HERE_ZYGOTE};
+    delete $ENV{SERVE_HERE_FAST_END};
     # The digits alone aren't tainted. syscall wants a number, not a string.
     defined $number and $number =~ /\A([0-9]+)\z/ or exit 1;
     $control = $1 + 0;
@@ -152,6 +189,7 @@ sub prepare {
     my $calls = $CALLS{ machine() } or return 'the system calls of this machine are unknown';
     %sys    = %$calls;
     $server = getppid;
+    $zygote = $$;
     syscall( $sys{fcntl}, $control, $F_SETFD, $FD_CLOEXEC ) == 0
         or return 'the control socket is not open';
 
@@ -162,8 +200,8 @@ sub prepare {
 
     defined and return $_ for find_tid_address(), find_robust_list(), try_clone();
 
-    my $script = identity( $AT_FDCWD, $0 );
-    $script and $script eq identity( $SCRIPT_FD, '' )
+    $script_is = identity( $AT_FDCWD, $0 );
+    $script_is and $script_is eq identity( $SCRIPT_FD, '' )
         or return 'the script is not descriptor 3';
     my $fd = open_script($0);
     defined $fd or return 'the script can not be read';
@@ -179,6 +217,7 @@ sub prepare {
 sub receive {
     my $vector = pack 'QQ', address($message), $MESSAGE_BYTES;
     for (;;) {
+        learn_while_idle() if %watched;
         my $header = pack 'QLx4QQQQix4', 0, 0, address($vector), 1,
             address($ancillary), $ANCILLARY_BYTES, 0;
         my $length = syscall $sys{recvmsg}, $control, $header, $MSG_CMSG_CLOEXEC;
@@ -219,7 +258,9 @@ sub look_at {
     defined $fd or return $request, undef, 'the script can not be read';
     first_line($fd) eq $first_line
         or return $request, $fd, "the script's first line has changed";
-    return $request, $fd;
+    my $is = identity( $fd, '' );
+    $script_is = $is;
+    return $request, $fd, $loaded ? out_of_date($is) : undef;
 }
 
 # Forks. The server is the child's parent, as of any script; the C library gets
@@ -257,6 +298,7 @@ sub become {
     set_environment(@variables);
     fixed_settings() eq $settings or run_plainly( $0, @arguments );
 
+    $reports = $watched{then} && $watched{then} == \&take_report;
     shift @arguments;
     @ARGV = @arguments;
     $^T   = time;
@@ -290,6 +332,330 @@ sub run_plainly {
     my ( $script, @arguments ) = @_;
     { exec {$script} @arguments }
     leave(127);
+}
+
+# ---------------------------------------------------------------- learning
+#
+# Most of a run is spent on loading modules, the same each time. They may be
+# loaded ahead, here, if that can't make a difference to the script:
+# - Only what a real run had loaded from Perl's own folders when its compilation
+#   was done. A child reports that (INIT), until one report has come.
+# - Only what the script names in `use` lines at its very top, in their order:
+#   nothing that depends on a condition, nothing after code of its own, which
+#   may have set what the module looks at, or be compiled differently.
+# - Only what passes a trial in a process of its own: see `fits`.
+# What was learnt is kept for the zygotes after this one. If the script or one of
+# the files changes, or a file appears that Perl would find first, this process
+# declines and ends.
+#
+# What was learnt is a hash: `script`, its identity; `folders`, its @INC; `own`,
+# those that are Perl's; `paths`, what was loaded from these; `files`, those to
+# load ahead.
+
+sub start_learning {
+    defined $private and length learning_path() < 108 or return;
+    my ( $fd, $name ) = learning_socket( learning_path() );
+    if ( syscall( $sys{bind}, $fd, $name, length $name ) < 0 ) {
+        close_fd($fd);
+        return;
+    }
+    watch( $fd, \&take_report );
+}
+
+sub learning_path {
+    return "$private/learn-$zygote";
+}
+
+sub learning_socket {
+    my ($path) = @_;
+    my $fd = syscall $sys{socket}, $AF_UNIX, $SOCK_DGRAM | $SOCK_CLOEXEC | $SOCK_NONBLOCK, 0;
+    return $fd, pack 'Sa108', $AF_UNIX, $path;
+}
+
+# In a child: sends what is loaded to the zygote. No descriptor stays open.
+sub report {
+    local ( $!, $@ );
+    return if grep { ref or /\0/ } @INC;
+    my @pairs = map { $_, $INC{$_} } grep { defined $INC{$_} and not ref $INC{$_} } keys %INC;
+    my $text  = join "\0", unpack( 'H*', $script_is ), scalar(@INC), @INC, @pairs;
+    return if length $text > $MAX_REPORT_BYTES;
+    my ( $fd, $name ) = learning_socket( learning_path() );
+    syscall $sys{sendto}, $fd, $text, length $text, $MSG_NOSIGNAL, $name, length $name;
+    close_fd($fd);
+}
+
+# One descriptor besides the server's.
+sub watch {
+    my ( $fd, $then ) = @_;
+    %watched = ( fd => $fd, then => $then );
+}
+
+sub stop_watching {
+    close_fd( $watched{fd} );
+    %watched = ();
+}
+
+# Returns when the server has something to say.
+sub learn_while_idle {
+    while (%watched) {
+        my $ready = '';
+        vec( $ready, $_, 1 ) = 1 for $control, $watched{fd};
+        next if select( $ready, undef, undef, undef ) < 0;
+        return if vec $ready, $control, 1;
+        $watched{then}->();
+    }
+}
+
+sub take_report {
+    my $length = syscall $sys{read}, $watched{fd}, $message, $MESSAGE_BYTES;
+    my $text   = $length > 0 ? substr $message, 0, $length : '';
+    my ( $script, $folders, @rest ) = split /\0/, $text, -1;
+    my $now = identity( $AT_FDCWD, $0 );
+    # Of an older script: the next one will do.
+    return if not $now or $script ne unpack 'H*', $now;
+    unlink learning_path();
+    stop_watching();
+
+    my %learnt = ( script => $now, folders => [ splice @rest, 0, $folders ], own => [ own_folders() ] );
+    my %own = map { $_ => 1 } @{ $learnt{own} };
+    while ( my ( $file, $path ) = splice @rest, 0, 2 ) {
+        my $folder = substr $path, 0, -1 - length $file;
+        $learnt{paths}{$file} = $path if $own{$folder} and "$folder/$file" eq $path;
+    }
+    $learnt{files} = [ leading_modules( text_of($0), $learnt{paths} ) ];
+    start_trial( \%learnt ) if @{ $learnt{files} };
+}
+
+# The folders that this perl searches when nobody adds any. Only a fresh one
+# knows: those of -I and PERL5LIB look the same.
+sub own_folders {
+    my ( $read, $write ) = pipe_pair();
+    my $pid = helper();
+    if ( $pid == 0 ) {
+        syscall $sys{dup3}, $write, 1, 0;
+        delete @ENV{ grep {/^PERL/} keys %ENV };
+        { exec {$^X} $^X, '-e', 'print map { "$_\0" } @INC' }
+        leave(1);
+    }
+    close_fd($write);
+    my ( $text, $length ) = ('');
+    $text .= substr $message, 0, $length
+        while ( $length = syscall $sys{read}, $read, $message, $MESSAGE_BYTES ) > 0;
+    close_fd($read);
+    syscall $sys{wait4}, $pid, 0, 0, 0;
+    return split /\0/, $text;
+}
+
+# The files of the `use` lines that begin a script's text, as far as they are
+# among the known.
+sub leading_modules {
+    my ( $text, $known ) = @_;
+    my @files;
+    for ($text) {
+        for ( pos = 0 ;; ) {
+            # Space, comments, documentation.
+            next if /\G\s+/gc or /\G#.*/gc or /\G(?<![^\n])=[a-z].*?(?:\n=cut\b.*|\z)/gcs;
+            # What neither loads anything nor would be compiled differently.
+            next if /\G(?:use|no)\s+v?[0-9][0-9._]*\s*;/gc;
+            next if /\G(?:\$\|\s*=\s*1|\$\|\+\+|package\s+main)\s*;/gc;
+            next if /\G(?:my|our)\s*[\$\@%]\w+(?:\s*=\s*(?:[0-9]+|'[^'\\]*'|"[^"\\\$\@]*"|\(\s*\)))?\s*;/gc;
+            /\G(?:use|no)\s+([A-Za-z_]\w*(?:::\w+)*)\b([^;]*);/gc or last;
+            my ( $file, $list ) = ( "$1.pm", $2 );
+            $file =~ s{::}{/}g;
+            exists $known->{$file} or last;
+            push @files, $file;
+            # Their import loads what it is told, on condition or from anywhere.
+            last if $file =~ m{\A(?:if|autouse|base|parent|fields|aliased|Module/.*)\.pm\z};
+            # Code in the list runs after this load, before the next.
+            $list =~ s/\$(?:FindBin::)?(?:Real)?(?:Bin|Script)\b//g;
+            last if $list =~ /[\$\@&`]|\b(?:do|eval|require|sub)\b/;
+        }
+    }
+    # FindBin looks where links lead, which may change: only what it needs.
+    my @needed = qw(Carp.pm Exporter.pm Cwd.pm File/Basename.pm File/Spec.pm);
+    return map { $_ eq 'FindBin.pm' ? grep { exists $known->{$_} } @needed : $_ } @files;
+}
+
+# ---------------------------------------------------------------- the trial
+
+# Starts a process that loads the modules and looks whether it would show. Its
+# answer, how many and how long it took, comes through a pipe; meanwhile requests
+# are served.
+sub start_trial {
+    my ($learnt) = @_;
+    my ( $read, $write ) = pipe_pair();
+    my $pid = helper();
+    if ( $pid == 0 ) {
+        # What a module prints comes before the answer, and spoils it.
+        syscall $sys{dup3}, $write, $_, 0 for 1, 2;
+        close_from( $SCRIPT_FD + 1, $read, $write, $control );
+        $| = 1;
+        alarm 10;
+        my $start  = cpu_milliseconds();
+        my $count  = try_modules($learnt);
+        my $answer = "$count " . ( cpu_milliseconds() - $start ) . "\n";
+        syscall $sys{write}, 1, $answer, length $answer;
+        leave(0);
+    }
+    close_fd($write);
+    watch( $read, sub { end_trial( $learnt, $pid ) } );
+}
+
+# In the trial's process: the number of modules that may be loaded ahead.
+sub try_modules {
+    my ($learnt) = @_;
+    my ( $count, %seen ) = (0);
+    my $outside = outside();
+    watch_sources();
+    for my $file ( @{ $learnt->{files} } ) {
+        eval { load($file); 1 } or last;
+        my @new = grep { not $seen{$_}++ } keys %INC;
+        last if $looked or outside() ne $outside or grep { not fits( $learnt, $_ ) } @new;
+        $count++;
+    }
+    return $count;
+}
+
+# Whether a loaded file may be loaded ahead: a real run had it from the same
+# place, it isn't a source filter, which changes the script's text, and it
+# doesn't keep its process id while it is loaded. (That can't be seen from
+# outside; assignments at the start of a line are taken for such.)
+sub fits {
+    my ( $learnt, $file ) = @_;
+    my $path = $learnt->{paths}{$file};
+    return 0 if not defined $path or $path ne $INC{$file} or $file eq 'Filter/Util/Call.pm';
+    return text_of($path) !~ /^(?:my|our|[\$\@%(])[^#\n]*=[^#\n'"]*(?<![\$\\])\$\$(?![\w{\[:\$(])/m;
+}
+
+# What a module could change besides Perl's own data: descriptors, threads,
+# signal handlers, directory, file mode mask.
+sub outside {
+    my @entries;
+    for my $folder (qw(fd task)) {
+        opendir my $list, "/proc/self/$folder" or return '';
+        push @entries, sort readdir $list;
+    }
+    my @handled = grep { defined $SIG{$_} and not /^__/ } sort keys %SIG;
+    return join ' ', @entries, @handled, readlink '/proc/self/cwd', umask;
+}
+
+# Counts when a module draws a number, takes the time, or looks at what differs
+# between requests: all children would have the same.
+sub watch_sources {
+    my %watched_calls = (
+        time    => sub ()   { $looked++; CORE::time },
+        rand    => sub (;$) { $looked++; CORE::rand( $_[0] || 1 ) },
+        srand   => sub (;$) { $looked++; CORE::srand( $_[0] || 0 ) },
+        getppid => sub ()   { $looked++; CORE::getppid },
+    );
+    BEGIN { $^H &= ~0x2 }    # by name: a glob in the text would stay visible
+    *{"CORE::GLOBAL::$_"} = $watched_calls{$_} for keys %watched_calls;
+    tie %ENV, 'ServeHereZygote', {%ENV};
+}
+
+sub TIEHASH  { return bless $_[1], $_[0] }
+sub FETCH    { $looked++ if $_[1] =~ $PER_REQUEST; return $_[0]{ $_[1] } }
+sub EXISTS   { $looked++ if $_[1] =~ $PER_REQUEST; return exists $_[0]{ $_[1] } }
+sub STORE    { $looked++; $_[0]{ $_[1] } = $_[2] }
+sub DELETE   { $looked++; return delete $_[0]{ $_[1] } }
+sub CLEAR    { $looked++; %{ $_[0] } = () }
+sub FIRSTKEY { $looked++; my $start = keys %{ $_[0] }; return each %{ $_[0] } }
+sub NEXTKEY  { return each %{ $_[0] } }
+
+sub end_trial {
+    my ( $learnt, $pid ) = @_;
+    my $length = syscall $sys{read}, $watched{fd}, $message, $MESSAGE_BYTES;
+    stop_watching();
+    syscall $sys{kill}, $pid, $SIGKILL;
+    syscall $sys{wait4}, $pid, 0, 0, 0;
+    my $answer = $length > 0 ? substr $message, 0, $length : '';
+    my ( $count, $took ) = $answer =~ /\A([0-9]+) ([0-9]+)\n\z/ or return;
+    $count or return;
+    $#{ $learnt->{files} } = $count - 1;
+    remember($learnt);
+    load_ahead($learnt) if $took <= $MAX_PAUSE_MS;
+}
+
+# ---------------------------------------------------------------- loading ahead
+
+sub load_ahead {
+    my ($learnt) = @_;
+    load($_) for @{ $learnt->{files} };
+    # It went well in the trial. If not now, the next zygote learns anew.
+    if ( grep { not defined $learnt->{paths}{$_} or $learnt->{paths}{$_} ne $INC{$_} } keys %INC ) {
+        forget();
+        leave(1);
+    }
+    $loaded = {
+        script  => $learnt->{script},
+        is      => { map { $_ => identity( $AT_FDCWD, $_ ) } values %INC },
+        year    => (localtime)[5],
+        checked => 0,
+    };
+    my %own = map { $_ => 1 } @{ $learnt->{own} };
+    for my $file ( keys %INC ) {
+        for my $folder ( @{ $learnt->{folders} } ) {
+            last if "$folder/$file" eq $INC{$file};
+            push @{ $loaded->{ $own{$folder} ? 'before' : 'before_all' } }, "$folder/$file";
+        }
+    }
+    say_to_server( 'log ' . keys(%INC) . ' module files are loaded ahead' );
+}
+
+# As the main program would: `caller` in the module sees that package.
+sub load {
+    my ($file) = @_;
+    package main;
+    require $file;
+}
+
+# Why what is loaded may not be what the script would load now; nothing if it is.
+# The script's own folders are looked at each time, Perl's once a second. Some
+# modules keep the current year.
+sub out_of_date {
+    my ($script) = @_;
+    $script eq $loaded->{script} or return 'the script has changed';
+    identity( $AT_FDCWD, $_ ) and return "there is a $_ now" for @{ $loaded->{before_all} };
+    my $now = time;
+    $now == $loaded->{checked} and return;
+    identity( $AT_FDCWD, $_ ) and return "there is a $_ now" for @{ $loaded->{before} };
+    identity( $AT_FDCWD, $_ ) eq $loaded->{is}{$_} or return "$_ has changed"
+        for keys %{ $loaded->{is} };
+    (localtime)[5] == $loaded->{year} or return 'a new year has begun';
+    $loaded->{checked} = $now;
+    return;
+}
+
+# The server's folder may hold what was learnt about several scripts.
+sub memory_path {
+    my $name = $0 =~ s/([^A-Za-z0-9.-])/sprintf '_%02x', ord $1/ger;
+    return defined $private && length $name < 200 ? "$private/learnt-$name" : undef;
+}
+
+sub remember {
+    my ($learnt) = @_;
+    defined( my $path = memory_path() ) or return;
+    my @lists = ( @$learnt{qw(folders own files)}, [ %{ $learnt->{paths} } ] );
+    my $text = join "\0", unpack( 'H*', $learnt->{script} ), map { scalar(@$_), @$_ } @lists;
+    open my $file, '>:raw', "$path.$zygote" or return;
+    syswrite( $file, $text ) == length $text and close $file and rename "$path.$zygote", $path;
+}
+
+sub forget {
+    my $path = memory_path();
+    unlink $path if defined $path;
+}
+
+# Whether something was known about this very script.
+sub recall {
+    defined( my $path = memory_path() ) or return 0;
+    my ( $script, @rest ) = split /\0/, text_of($path), -1;
+    defined $script and $script eq unpack 'H*', $script_is or return 0;
+    my %learnt = ( script => $script_is );
+    $learnt{$_} = [ splice @rest, 0, shift @rest ] for qw(folders own files);
+    $learnt{paths} = { splice @rest, 0, shift @rest };
+    load_ahead( \%learnt );
+    return 1;
 }
 
 # ---------------------------------------------------------------- start-up
@@ -363,6 +729,28 @@ sub raw_clone {
     return syscall $sys{clone}, @arguments;
 }
 
+# A process that helps this one and ends with it.
+sub helper {
+    my $pid = raw_clone( $CLONE_CHILD_SETTID | $CLONE_CHILD_CLEARTID | $SIGCHLD );
+    $pid >= 0 or leave(1);
+    syscall $sys{prctl}, $PR_SET_PDEATHSIG, $SIGKILL, 0, 0, 0 if $pid == 0;
+    return $pid;
+}
+
+sub pipe_pair {
+    my $pair = memory(8);
+    syscall( $sys{pipe2}, $pair, $O_CLOEXEC ) == 0 or leave(1);
+    return unpack 'ii', $pair;
+}
+
+# Of this process; Perl's `times` counts in hundredths of a second.
+sub cpu_milliseconds {
+    my $time = memory(16);
+    syscall $sys{clock_gettime}, $CLOCK_PROCESS_CPUTIME_ID, $time;
+    my ( $seconds, $nanoseconds ) = unpack 'qq', $time;
+    return $seconds * 1000 + int $nanoseconds / 1_000_000;
+}
+
 sub say_to_server {
     my ($text) = @_;
     my $data = "$text\0";
@@ -395,6 +783,15 @@ sub identity {
     my $all = 0x7ff;
     syscall( $sys{statx}, $fd, $path, $AT_EMPTY_PATH, $all, $scratch ) == 0 or return '';
     return join '', unpack 'x20 a12 a16 x48 a32 x8 a8', $scratch;
+}
+
+# Nothing if it can't be read.
+sub text_of {
+    my ($path) = @_;
+    open my $file, '<:raw', $path or return '';
+    my $text = '';
+    sysread $file, $text, $MAX_TEXT_BYTES;
+    return $text;
 }
 
 sub close_fd {
