@@ -1,0 +1,1142 @@
+"""Makes a Python interpreter a zygote: started once, it waits and forks.
+
+The server starts `python OPTIONS -m serve_here_zygote` with a private folder
+first in PYTHONPATH. This file lies there as `sitecustomize.py`, so the
+interpreter reads it while it starts. For each request the server sends
+arguments, environment and three descriptors; a fork of the waiting interpreter
+puts them on and runs the script, unmodified, as the main program.
+
+The law is that a script must not be able to tell. How it is kept:
+
+* The script is the bottom of the stack. The interpreter asks the module
+  `runpy` for the function that runs `-m`. An object stands in its place, and
+  the answer to that question *is* the zygote's loop: it returns only in a child,
+  with a callable made of C functions alone (`bottom_of_the_stack`).
+* The child is the server's own child (CLONE_PARENT): its parent, its wait
+  status and its accounting are those of a script that was started plainly.
+* Modules of the standard library that earlier scripts imported are loaded
+  before the fork, but hidden: a script gets one when it asks for it, if it is
+  the one that its own sys.path would give (`Stash`).
+* What can't be had exactly is left to a plain run: the child executes the
+  script, or the zygote declines.
+
+Everything needed is looked up before the first request, since a script may
+change any module. The file is written so that old interpreters can read it and
+answer that they are not fit.
+"""
+import sys
+import posix
+
+VERSIONS = ((3, 8), (3, 14))
+
+REQUEST_BYTES = 64 << 10
+SCRIPT_BYTES = 1 << 20
+CACHED_SCRIPTS = 64
+# A file changed this short a time ago may change again without a new time.
+SETTLED_NS = 2 * 10 ** 9
+# How often the files of the loaded modules are looked at.
+FILES_CHECK_SECONDS = 1
+
+# A filter that makes each warning an error.
+EVERY_WARNING = ('error', None, Warning, None, 0)
+
+# Of the learnt modules.
+LEARNT_BYTES = 32 << 10
+LEARNT_NAMES = 512
+
+PR_SET_PDEATHSIG, PR_SET_NAME, PR_GET_TID_ADDRESS = 1, 15, 40
+SIGINT, SIGPIPE, SIGTERM, SIGCHLD, SIGXFSZ = 2, 13, 15, 17, 25
+CLONE_PARENT = 0x00008000
+CLONE_CHILD_CLEARTID = 0x00200000
+CLONE_CHILD_SETTID = 0x01000000
+SYS_CLOSE_RANGE = 436
+# The number of clone, and the place of the child's tid among its arguments.
+CLONE = {'x86_64': (56, 3), 'aarch64': (220, 4)}
+
+# Variables that an interpreter or its C library looks at when it starts: the
+# zygote has done so already.
+STARTUP_VARIABLES = frozenset((b'LANG', b'LANGUAGE', b'HOME', b'PATH', b'LOCPATH'))
+STARTUP_PREFIXES = (b'PYTHON', b'LC_', b'LD_', b'MALLOC_', b'GLIBC_')
+
+# Modules that are not loaded before the fork: they speak, or keep what they see
+# at import (working directory, a random key), or belong to the start.
+NEVER_LEARNT = frozenset(
+    'this antigravity __hello__ __phello__ multiprocessing encodings readline'
+    ' rlcompleter site sitecustomize usercustomize runpy distutils ensurepip'
+    ' idlelib turtle turtledemo tkinter test pip setuptools __main__'.split())
+
+
+def start():
+    """Runs while `site` imports this file."""
+    environment = initial_environment()
+    forget_variables()
+    control = int(environment[b'SERVE_HERE_CONTROL'])
+    reason = unfit()
+    # The server has put the private folder before a script's own PYTHONPATH.
+    environment.pop(b'PYTHONPATH', None)
+    if b'SERVE_HERE_PYTHONPATH' in environment:
+        environment[b'PYTHONPATH'] = environment[b'SERVE_HERE_PYTHONPATH']
+    if reason:
+        never(control, reason)
+    posix.set_inheritable(control, False)
+    private = environment[b'SERVE_HERE_ZYGOTE']
+    sys.modules['runpy'] = Runpy(control, private, environment)
+
+
+def initial_environment():
+    """What the kernel was given: Python may have changed LC_CTYPE since."""
+    with open('/proc/self/environ', 'rb') as file:
+        pairs = file.read().split(b'\0')
+    return dict(pair.split(b'=', 1) for pair in pairs if b'=' in pair)
+
+
+def forget_variables():
+    """Takes the zygote's own variables away, and gives PYTHONPATH back."""
+    environ = sys.modules['os'].environ
+    environ.pop('SERVE_HERE_CONTROL', None)
+    environ.pop('SERVE_HERE_ZYGOTE', None)
+    environ.pop('SERVE_HERE_FAST_END', None)
+    path = environ.pop('SERVE_HERE_PYTHONPATH', None)
+    if path is None:
+        environ.pop('PYTHONPATH', None)
+    else:
+        environ['PYTHONPATH'] = path
+
+
+def unfit():
+    """Why this interpreter can't be a zygote, or None."""
+    version = sys.version_info[:2]
+    if not VERSIONS[0] <= version <= VERSIONS[1]:
+        return 'Python %d.%d is not supported' % version
+    if sys.implementation.name != 'cpython':
+        return 'not CPython'
+    if not getattr(sys, '_is_gil_enabled', lambda: True)():
+        return 'no global interpreter lock'
+    flags = sys.flags
+    if flags.inspect or flags.interactive or flags.verbose:
+        return 'option -i or -v'
+    if posix.uname()[4] not in CLONE or sys.maxsize < 2 ** 32:
+        return 'unknown architecture'
+    return None
+
+
+def never(control, reason):
+    posix.write(control, b'never ' + reason.encode() + b'\0')
+    posix._exit(0)
+
+
+def forget_this_file():
+    """Leaves sys.path and sys.modules as if this file had never been found."""
+    folder = __file__.rpartition('/')[0]
+    if folder in sys.path:
+        sys.path.remove(folder)
+    sys.path_importer_cache.pop(folder, None)
+    sys.modules.pop('sitecustomize', None)
+
+
+class Runpy(object):
+    """Stands where the interpreter looks for the function that runs `-m`."""
+
+    def __init__(self, control, private, environment):
+        self.arguments = (control, private, environment)
+
+    @property
+    def _run_module_as_main(self):
+        """Returns in children only."""
+        control = self.arguments[0]
+        try:
+            zygote = Zygote(*self.arguments)
+            return zygote.test() or zygote.serve()
+        except Unfit as error:
+            never(control, str(error))
+        except KeyboardInterrupt:
+            posix._exit(0)
+        except BaseException as error:
+            text = 'zygote failed: %s: %s' % (type(error).__name__, error)
+            posix.write(control, b'log ' + text.encode('utf-8', 'replace')[:500] + b'\0')
+            posix._exit(1)
+
+
+class Unfit(Exception):
+    """Something that a zygote needs is not there."""
+
+
+class Declined(Exception):
+    """A request that is to be run plainly; nothing has been started."""
+
+
+class Zygote(object):
+    """The waiting interpreter: its socket, its caches, its loop."""
+
+    def __init__(self, control, private, environment):
+        del sys.modules['runpy']
+        if not getattr(sys.flags, 'safe_path', False):
+            # The interpreter has put the working directory there for -m.
+            del sys.path[0]
+        self.check_streams()
+        self.control = control
+        self.parent = posix.getppid()
+        self.startup_values = startup_values(environment)
+        self.stash = Stash()
+        self.tools = Tools(self.stash)
+        # LC_CTYPE as Python has changed it (PEP 538), or None.
+        value = self.tools.os.environb.get(b'LC_CTYPE')
+        self.coerced = None if value == environment.get(b'LC_CTYPE') else value
+        self.zone = environment.get(b'TZ')
+        self.codes = {}
+        self.to_learn = []
+        self.learn_path = private + b'/learn-%d' % posix.getpid()
+        self.learn_socket = self.open_learn_socket()
+
+    def check_streams(self):
+        for name in ('stdin', 'stdout', 'stderr'):
+            stream = getattr(sys, name)
+            if stream is None or stream is not getattr(sys, '__%s__' % name):
+                raise Unfit('sys.%s is not the original' % name)
+
+    def open_learn_socket(self):
+        """Where children tell which modules they used. Without it nothing is
+        learnt."""
+        socket = self.tools.socket
+        receiver = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        try:
+            receiver.bind(self.learn_path)
+        except OSError:
+            receiver.close()
+            return None
+        return receiver
+
+    # The self-test.
+
+    TESTS = (
+        # Source, output of both streams together, wait status.
+        (b'import sys\nprint(sys._getframe().f_back)', b'None\n', 0),
+        (b'raise SystemExit(3)', b'', 3 << 8),
+        (b'print("before")\nraise ValueError', b'before\n', 1 << 8),
+        (b'raise KeyboardInterrupt', b'', SIGINT),
+    )
+
+    def test(self):
+        """Sees that the ways out of a script are the interpreter's own here.
+        Returns in the test's children; raises Unfit if it fails."""
+        self.settle()
+        for source, output, status in self.TESTS:
+            reading, writing = posix.pipe()
+            pid = self.fork(0)
+            if pid == 0:
+                posix.dup2(writing, 1)
+                posix.dup2(writing, 2)
+                self.close_all()
+                return bottom_of_the_stack(compile(source, 'test', 'exec'), Ending(self.tools))
+            posix.close(writing)
+            # It doesn't say enough to fill a pipe.
+            _, ended = posix.waitpid(pid, 0)
+            got = posix.read(reading, 4096)
+            posix.close(reading)
+            if ended != status or not got.startswith(output):
+                raise Unfit('self-test failed: status %d of %r' % (ended, source.decode()))
+        return None
+
+    # The loop.
+
+    def serve(self):
+        """Answers requests. Returns in a child: what the interpreter calls."""
+        tools = self.tools
+        control = tools.socket.socket(fileno=self.control)
+        version = '%d.%d.%d' % sys.version_info[:3]
+        control.send(b'ready python ' + version.encode() + b'\0')
+        checked = tools.monotonic()
+        while True:
+            self.wait(control)
+            if tools.monotonic() - checked > FILES_CHECK_SECONDS:
+                checked = tools.monotonic()
+                if self.stash.outdated():
+                    control.send(b'log a file of the standard library has changed\0')
+                    self.leave()
+            chain = self.answer(control)
+            if chain is not None:
+                return chain
+
+    def wait(self, control):
+        """Returns when a request is there. In the time between: learns."""
+        learnt = False
+        descriptors = [control, self.learn_socket] if self.learn_socket else [control]
+        while True:
+            if learnt and not self.to_learn:
+                learnt = False
+                self.settle()
+            ready = self.tools.select(descriptors, [], [], 0 if self.to_learn else None)[0]
+            if control in ready:
+                break
+            if ready:
+                self.hear()
+            elif self.to_learn:
+                self.stash.learn(self.to_learn.pop(0))
+                learnt = True
+        if learnt:
+            self.settle()
+
+    def settle(self):
+        """What is there by now is left alone by the garbage collections of
+        children: looking at an object copies its page."""
+        self.tools.gc.collect()
+        self.tools.gc.freeze()
+
+    def hear(self):
+        """Takes one child's list of modules."""
+        names = self.learn_socket.recv(LEARNT_BYTES).decode('ascii', 'replace')
+        for name in names.split('\0'):
+            if name not in self.stash.known and len(self.stash.known) < LEARNT_NAMES:
+                self.stash.known.add(name)
+                self.to_learn.append(name)
+
+    def leave(self):
+        """The end of an idle zygote: nothing that could hang."""
+        try:
+            posix.unlink(self.learn_path)
+        finally:
+            posix._exit(0)
+
+    def answer(self, control):
+        """One request. Returns None in the zygote, and in the child what the
+        interpreter calls."""
+        socket = self.tools.socket
+        data, ancillary, flags, _ = control.recvmsg(REQUEST_BYTES, 1024, socket.MSG_CMSG_CLOEXEC)
+        if not data:
+            self.leave()
+        descriptors = received_descriptors(ancillary)
+        number = (data.partition(b'\0')[0].split() + [b'0', b'0'])[1]
+        try:
+            if flags & (socket.MSG_TRUNC | socket.MSG_CTRUNC):
+                raise Declined('too long')
+            request = Request(data, descriptors)
+            if startup_values(request.environment) != self.startup_values:
+                raise Declined('other variables of the interpreter')
+            code = self.code_of(request.script)
+            pid = self.fork(CLONE_PARENT)
+        except Declined as reason:
+            control.send(b'no %s %s\0' % (number, str(reason).encode()))
+            pid = None
+        if pid == 0:
+            return self.become(request, code, control, number)
+        for descriptor in descriptors:
+            posix.close(descriptor)
+        return None
+
+    def code_of(self, path):
+        """The compiled script, or None if only the interpreter itself can read
+        it exactly. Of the file as it is now: the change time counts too, since
+        the other one can be set back."""
+        try:
+            descriptor = posix.open(path, posix.O_RDONLY | posix.O_CLOEXEC | posix.O_NONBLOCK)
+        except OSError:
+            raise Declined('unreadable')
+        try:
+            status = posix.fstat(descriptor)
+            identity = identity_of(status)
+            cached = self.codes.get(path)
+            if cached is not None and cached[0] == identity:
+                return cached[1]
+            source = read_script(descriptor, status)
+            if identity_of(posix.fstat(descriptor)) != identity:
+                raise Declined('changing')
+        finally:
+            posix.close(descriptor)
+        code = compile_exactly(source, self.tools.os.fsdecode(path))
+        changed = max(status.st_mtime_ns, status.st_ctime_ns)
+        if self.tools.time_ns() - changed > SETTLED_NS:
+            self.codes.pop(path, None)
+            while len(self.codes) >= CACHED_SCRIPTS:
+                del self.codes[next(iter(self.codes))]
+            self.codes[path] = (identity, code)
+        return code
+
+    def fork(self, flags):
+        """os.fork, but with the flags of clone: with CLONE_PARENT the child is
+        the server's. All of Python's own fork hooks run; the C library is told
+        the new thread id by the kernel."""
+        tools = self.tools
+        tools.before_fork()
+        pid = tools.clone(flags | SIGCHLD | CLONE_CHILD_SETTID | CLONE_CHILD_CLEARTID)
+        if pid == 0:
+            tools.after_fork_in_child()
+            return 0
+        tools.after_fork_in_parent()
+        if pid < 0:
+            raise Declined('no process')
+        return pid
+
+    # The child.
+
+    def become(self, request, code, control, number):
+        """Puts the request on. Returns what the interpreter is to call."""
+        tools = self.tools
+        try:
+            posix.setpgid(0, 0)
+            tools.prctl(PR_SET_PDEATHSIG, SIGTERM, 0, 0, 0)
+            if posix.getppid() != self.parent:
+                posix._exit(127)
+            control.send(b'ran %s %d\0' % (number, posix.getpid()))
+            for target, descriptor in enumerate(request.descriptors):
+                posix.dup2(descriptor, target)
+            control.detach()
+            self.close_all()
+            posix.umask(request.umask)
+            posix.chdir(request.directory)
+            if code is None:
+                self.execute(request)
+            tools.prctl(PR_SET_NAME, tools.c_char_p(request.command()), 0, 0, 0)
+            self.set_environment(request.environment)
+            self.set_arguments(request)
+            if not request.piped:
+                self.rebuild_stdin()
+            return self.prepare_main(request, code)
+        except BaseException:
+            # Nothing of the script has run: it can still be started plainly.
+            self.execute(request)
+
+    def close_all(self):
+        """All descriptors but the script's three."""
+        if self.learn_socket:
+            self.learn_socket.detach()
+        if self.tools.syscall(SYS_CLOSE_RANGE, 3, 0xffffffff, 0, 0, 0, 0) != 0:
+            posix.closerange(3, posix.sysconf('SC_OPEN_MAX'))
+
+    def execute(self, request):
+        """The plain way, in the process that the server knows already."""
+        signal = self.tools.signal
+        for number in (SIGPIPE, SIGXFSZ):
+            # Python ignores them, and that would outlive the exec.
+            signal.signal(number, signal.SIG_DFL)
+        environment = request.environment
+        for path, arguments in (
+                (request.script, [request.script] + request.arguments[1:]),
+                (self.tools.os.fsencode(sys.executable), request.original)):
+            try:
+                posix.execve(path, arguments, environment)
+            except OSError:
+                pass
+        posix._exit(127)
+
+    def set_environment(self, environment):
+        """Replaces it whole: for C code and for child processes too."""
+        if self.coerced is not None:
+            environment[b'LC_CTYPE'] = self.coerced
+        self.tools.clearenv()
+        for name, value in environment.items():
+            posix.putenv(name, value)
+        for copy in (posix.environ, self.tools.os.environ._data):
+            copy.clear()
+            copy.update(environment)
+        if environment.get(b'TZ') != self.zone:
+            self.tools.tzset()
+
+    def set_arguments(self, request):
+        decode = self.tools.os.fsdecode
+        sys.argv[:] = map(decode, request.arguments)
+        if hasattr(sys, 'orig_argv'):
+            sys.orig_argv[:] = map(decode, request.original)
+        script = decode(request.script)
+        if not getattr(sys.flags, 'safe_path', False):
+            folder = self.tools.os.path.realpath(script).rpartition('/')[0]
+            sys.path.insert(0, folder or '/')
+        # The interpreter looks whether the script is a folder or an archive.
+        sys.path_importer_cache[script] = None
+
+    def rebuild_stdin(self):
+        """As the interpreter makes it: what was made for the zygote's pipe says
+        that it can't seek."""
+        old = sys.stdin
+        buffer = self.tools.io.open(0, 'rb', -1, None, None, None, False)
+        buffer.raw.name = '<stdin>'
+        new = self.tools.io.TextIOWrapper(
+            buffer, old.encoding, old.errors, '\n', False, old.write_through)
+        new.mode = 'r'
+        sys.stdin = sys.__stdin__ = new
+
+    def prepare_main(self, request, code):
+        script = self.tools.os.fsdecode(request.script)
+        main = sys.modules['__main__'].__dict__
+        main['__file__'] = script
+        main['__cached__'] = None
+        main['__loader__'] = self.tools.source_loader('__main__', script)
+        return bottom_of_the_stack(code, Ending(self.tools, self))
+
+
+def startup_values(environment):
+    """Of the variables that were looked at when the interpreter started."""
+    return {name: value for name, value in environment.items()
+            if name in STARTUP_VARIABLES or name.startswith(STARTUP_PREFIXES)}
+
+
+def received_descriptors(ancillary):
+    """Those of SCM_RIGHTS: ints in the machine's own form."""
+    descriptors = []
+    for _level, _kind, data in ancillary:
+        for at in range(0, len(data) - 3, 4):
+            descriptors.append(int.from_bytes(data[at:at + 4], sys.byteorder))
+    return descriptors
+
+
+class Request(object):
+    """What the server sends: counted, NUL-ended strings."""
+
+    def __init__(self, data, descriptors):
+        parts = data.split(b'\0')
+        try:
+            verb, _number, argc, origc, envc, umask = parts[0].split()
+            argc, origc, envc = int(argc), int(origc), int(envc)
+            self.umask = int(umask, 8)
+        except ValueError:
+            raise Declined('malformed')
+        if verb != b'run' or len(parts) != 1 + argc + origc + envc + 3 or len(descriptors) != 3:
+            raise Declined('malformed')
+        strings = parts[1:-1]
+        self.arguments = strings[:argc]
+        self.original = strings[argc:argc + origc]
+        pairs = strings[argc + origc:-2]
+        self.environment = dict(pair.split(b'=', 1) for pair in pairs if b'=' in pair)
+        self.directory, self.script = strings[-2:]
+        self.descriptors = descriptors
+        if len(self.environment) != envc or not argc or not origc:
+            raise Declined('malformed')
+        # The streams were made for pipes; only the first is made anew.
+        self.piped = is_pipe(descriptors[0])
+        if not is_pipe(descriptors[1]) or not is_pipe(descriptors[2]):
+            raise Declined('output is no pipe')
+
+    def command(self):
+        """The process's name: the kernel takes the script's, or what `env` has
+        executed, of which only the name is known."""
+        first = self.original[0]
+        return (self.script if b'/' in first else first).rpartition(b'/')[2][:15]
+
+
+def is_pipe(descriptor):
+    return posix.fstat(descriptor).st_mode & 0o170000 == 0o010000
+
+
+def identity_of(status):
+    return (status.st_dev, status.st_ino, status.st_mtime_ns, status.st_ctime_ns, status.st_size)
+
+
+def read_script(descriptor, status):
+    if status.st_mode & 0o170000 != 0o100000:
+        raise Declined('not a regular file')
+    if status.st_mode & 0o6000:
+        raise Declined('setuid')
+    if status.st_size > SCRIPT_BYTES:
+        raise Declined('too large')
+    pieces = []
+    while True:
+        piece = posix.read(descriptor, SCRIPT_BYTES)
+        if not piece:
+            return b''.join(pieces)
+        pieces.append(piece)
+
+
+def compile_exactly(source, path):
+    """None where the interpreter's file reader may say something else than
+    compile(): it is stricter about UTF-8, it shows warnings, and its errors have
+    a text of their own."""
+    filters = sys.modules['_warnings'].filters
+    filters.insert(0, EVERY_WARNING)
+    try:
+        source.decode('utf-8')
+        if source.startswith(b'\xef\xbb\xbf') or has_other_encoding(source):
+            return None
+        return compile(source, path, 'exec', dont_inherit=True)
+    except (SyntaxError, ValueError, Warning, MemoryError, RecursionError, OverflowError):
+        return None
+    finally:
+        filters.remove(EVERY_WARNING)
+
+
+def has_other_encoding(source):
+    """Whether the first two lines may declare one (PEP 263). Only UTF-8 by its
+    own name is read without a codec."""
+    for line in source.replace(b'\r', b'\n').split(b'\n', 2)[:2]:
+        before, found, after = line.partition(b'coding')
+        if not found:
+            continue
+        name = after[1:].lstrip(b' \t').lower()
+        if not (after[:1] in (b':', b'=') and name[:5] == b'utf-8'
+                and not (name[5:6].isalnum() or name[5:6] in (b'-', b'_', b'.'))
+                and b'coding' not in name):
+            return True
+    return False
+
+
+# The script's frame and its end.
+
+def bottom_of_the_stack(code, ending):
+    """What the interpreter calls with two arguments, a name and True, without a
+    Python frame of ours: min() asks the dictionary for the first argument; it is
+    missing, and the dictionary's factory, exec with the code, makes it. For the
+    second argument it has the ending, which thus learns that the script ran off
+    its end. Whatever the script raises goes through all of them untouched.
+    """
+    tools = ending.tools
+    run = tools.partial(tools.execute, code, sys.modules['__main__'].__dict__)
+    return tools.partial(min, key=tools.defaultdict(run, {True: ending}).__getitem__)
+
+
+class Ending(object):
+    """Does what the interpreter does after a script's file, but not after -m.
+    It is deleted as soon as the script's frame is gone, before the traceback of
+    an exception is shown."""
+
+    def __init__(self, tools, zygote=None):
+        self.tools = tools
+        self.zygote = zygote
+        self.finished = False
+
+    def __lt__(self, other):
+        """Asked by min() when the script has run off its end."""
+        self.finished = True
+        return False
+
+    def __del__(self):
+        flush_streams()
+        if self.finished:
+            forget_file()
+            if self.zygote:
+                report_modules(self.zygote)
+        else:
+            # Runs after the traceback, before the script's own callbacks.
+            self.tools.at_exit(after_exception, self.tools)
+
+
+def flush_streams():
+    for name in ('stderr', 'stdout'):
+        try:
+            getattr(sys, name).flush()
+        except BaseException:
+            # The interpreter flushes again at the end, and then it counts.
+            pass
+
+
+def forget_file():
+    """The names that the interpreter has put into the script's dictionary."""
+    main = sys.modules['__main__'].__dict__
+    main.pop('__file__', None)
+    main.pop('__cached__', None)
+
+
+def after_exception(tools):
+    if hasattr(sys, 'last_type'):
+        forget_file()
+    else:
+        # SystemExit: the interpreter ends while it still holds the module,
+        # which makes a difference to the order in which globals die.
+        tools.keep(sys.modules['__main__'])
+
+
+def report_modules(zygote):
+    """Tells the zygote which modules it might have loaded before. The socket is
+    opened only now: a script sees no descriptor of ours."""
+    names = [name for name in sys.modules if name not in zygote.stash.known]
+    if not names or not zygote.learn_socket:
+        return
+    text = '\0'.join(names).encode('ascii', 'replace')
+    socket = zygote.tools.socket
+    try:
+        sender = zygote.tools.make_socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        sender.sendto(text[:LEARNT_BYTES], socket.MSG_DONTWAIT, zygote.learn_path)
+        sender.close()
+    except OSError:
+        pass
+
+
+# Modules loaded before the fork.
+
+class Stash(object):
+    """Standard-library modules that are loaded, but not in sys.modules.
+
+    importlib asks for a lock of each module that it is about to look for, and
+    looks into sys.modules again when it has it. The function that makes the lock
+    is replaced by one that first puts a hidden module back: while a module is
+    really loaded, no frame of ours is on the stack.
+
+    A hidden module comes back with all that it needs, in the order of a real
+    import, and only if a real import would give the same (`unchanged`).
+    """
+
+    def __init__(self):
+        modules = sys.modules
+        self.importlib = modules['_frozen_importlib']
+        self.imp = modules['_imp']
+        self.time_ns = modules['time'].time_ns
+        self.path_finder = modules['_frozen_importlib_external'].PathFinder
+        self.built_in = (self.importlib.BuiltinImporter, self.importlib.FrozenImporter)
+        self.finders = list(sys.meta_path)
+        self.hooks = list(sys.path_hooks)
+        folder = modules['os'].__file__.rpartition('/')[0]
+        self.folders = [path for path in sys.path if path in (folder, folder + '/lib-dynload')]
+        self.startup = frozenset(modules)
+        # Names that a child need not tell: loaded, refused, or in the queue.
+        self.known = set(self.startup)
+        # All that was loaded, and what of it is not in sys.modules now.
+        self.modules = {}
+        self.hidden = {}
+        self.facts = {}
+        # A module's values as they were: see `unchanged`.
+        self.states = {}
+        # Names that some module asked for in vain, as modules of other systems.
+        self.missing = set()
+        self.files = {}
+        self.listings = {}
+        self.recorder = None
+        self.install()
+
+    def install(self):
+        make_lock = self.importlib._ModuleLockManager
+        stash = self
+
+        def _ModuleLockManager(name):
+            if stash.recorder is not None:
+                return stash.recorder.lock(name, make_lock(name))
+            if name in stash.hidden:
+                stash.restore(name)
+            return make_lock(name)
+
+        # As importlib's own frames: a traceback leaves them out.
+        for function in (_ModuleLockManager, Stash.restore, Stash.unchanged, Stash.give_back):
+            function.__code__ = function.__code__.replace(
+                co_filename='<frozen importlib._bootstrap>')
+        self.importlib._ModuleLockManager = _ModuleLockManager
+
+    # In the zygote.
+
+    def learn(self, name):
+        """Loads a module and hides it, with all that it brings. Returns it, or
+        None if it can't be had so that no script can tell."""
+        self.known.add(name)
+        if name not in self.modules and self.learnable(name):
+            recorder = Recorder(self)
+            try:
+                with recorder:
+                    __import__(name)
+            except BaseException:
+                # Also a warning: modules that warn are never loaded before.
+                pass
+            self.hide(recorder)
+        return self.modules.get(name)
+
+    def learnable(self, name):
+        """Whether it is the standard library's own, by the place where it is
+        found. What else the interpreter finds is never loaded here."""
+        top = name.partition('.')[0]
+        if top in NEVER_LEARNT or self.path_finder not in sys.meta_path:
+            return False
+        if not any(finder.find_spec(top) for finder in self.built_in):
+            spec = self.path_finder.find_spec(top, self.folders)
+            if spec is None or spec.origin is None:
+                return False
+        first = sys.meta_path[:sys.meta_path.index(self.path_finder)]
+        return not any(finder.find_spec(top, None)
+                       for finder in first if finder not in self.built_in)
+
+    def hide(self, recorder):
+        """Takes what has been loaded out of sys.modules, and keeps what is known
+        of it. What can't be given back exactly is forgotten: a script's import
+        loads it anew."""
+        present = {name: module for name, module in sys.modules.items()
+                   if name not in self.startup}
+        new = [name for name in present if name not in self.modules]
+        self.modules.update(present)
+        for name in new:
+            self.facts[name] = recorder.facts.get(name) or Facts(name)
+        for name in new:
+            self.facts[name].complete(self)
+        for name, module in present.items():
+            del sys.modules[name]
+            parent, _, tail = name.rpartition('.')
+            # A parent that loads it by itself keeps it as an attribute.
+            if parent and name not in self.order_of(parent):
+                vars(self.modules.get(parent) or sys.modules[parent]).pop(tail, None)
+        for name in new:
+            self.known.add(name)
+            for path in self.facts[name].importers:
+                sys.path_importer_cache.pop(path, None)
+            if self.facts[name].tainted:
+                del self.modules[name], self.facts[name]
+            else:
+                self.remember_file(self.modules[name])
+        for name, module in present.items():
+            if name in self.modules:
+                self.hidden[name] = module
+        for name in self.startup:
+            # sys changes all the time, and nobody keeps what is in it.
+            if name != 'sys' and name in sys.modules:
+                self.states[name] = state_of(sys.modules[name])
+        for name, module in self.modules.items():
+            self.states[name] = state_of(module)
+
+    def order_of(self, name):
+        return self.facts[name].order if name in self.facts else ()
+
+    def remember_file(self, module):
+        file = getattr(module, '__file__', None)
+        if file:
+            self.files[file] = identity_of(posix.stat(file))
+
+    def outdated(self):
+        """Whether a loaded module's file is not what it was: an upgrade."""
+        try:
+            return any(identity_of(posix.stat(file)) != identity
+                       for file, identity in self.files.items())
+        except OSError:
+            return True
+
+    def look_at_folders(self, script_folder):
+        """So that a child finds their lists made."""
+        for path in [script_folder] + sys.path:
+            if path not in self.folders:
+                self.names_in(path)
+
+    # In the child.
+
+    def restore(self, name):
+        """Puts a hidden module and what it needs back, if that is what a real
+        import would do; else leaves it to importlib."""
+        modules = sys.modules
+        # Held over a fork, and the same thread may take it twice.
+        self.imp.acquire_lock()
+        try:
+            if name not in self.hidden or not self.unchanged(self.facts[name]):
+                return
+            self.give_back(self.facts[name].order)
+        finally:
+            self.imp.release_lock()
+
+    def give_back(self, order):
+        modules = sys.modules
+        names = [name for name in order if name in self.hidden]
+        for name in names:
+            modules[name] = self.hidden.pop(name)
+        for name in names:
+            parent, _, tail = name.rpartition('.')
+            if parent and tail not in vars(modules[parent]):
+                setattr(modules[parent], tail, modules[name])
+                self.states[parent] = state_of(modules[parent])
+            facts = self.facts[name]
+            if facts.name == name and self.recorder is None:
+                sys.path_importer_cache.update(facts.importers)
+                facts.repeat(modules[name])
+                if facts.changes_at_fork:
+                    self.states[name] = state_of(modules[name])
+
+    def unchanged(self, facts):
+        """Whether nothing was done that a real import of these modules would
+        notice: other finders or folders, a module of the same name in another
+        folder, a module that was replaced, or changed before others took
+        something from it."""
+        if sys.meta_path != self.finders or sys.path_hooks != self.hooks:
+            return False
+        if [path for path in sys.path if path in self.folders] != self.folders:
+            return False
+        modules = sys.modules
+        for name in facts.order:
+            if name in self.hidden:
+                if name in modules:
+                    return False
+            elif modules.get(name) is not self.modules[name]:
+                return False
+            elif state_of(modules[name]) != self.states[name]:
+                return False
+        for name in facts.bases:
+            if name not in modules or state_of(modules[name]) != self.states[name]:
+                return False
+        for path in sys.path:
+            if path not in self.folders:
+                names = self.names_in(path)
+                if names is None or not names.isdisjoint(facts.tops):
+                    return False
+        return True
+
+    def names_in(self, path):
+        """What modules a folder may hold, by the first part of the names. None
+        if it is no folder, but perhaps an archive."""
+        if not isinstance(path, str):
+            return None
+        try:
+            status = posix.stat(path or '.')
+        except OSError:
+            return frozenset()
+        identity = identity_of(status)
+        cached = self.listings.get(path)
+        if cached is not None and cached[0] == identity:
+            return cached[1]
+        try:
+            names = frozenset(name.partition('.')[0] for name in posix.listdir(path or '.'))
+        except OSError:
+            return None
+        if self.time_ns() - status.st_mtime_ns > SETTLED_NS:
+            self.listings[path] = (identity, names)
+        return names
+
+
+def state_of(module):
+    """Two of them are equal if no name of the module was bound to another
+    object: tuples compare their elements by identity first."""
+    return tuple(vars(module).values())
+
+
+class Facts(object):
+    """What is known of one loaded module."""
+
+    def __init__(self, name):
+        self.name = name
+        # What it asked for while it was executed, in that order.
+        self.requests = []
+        # Calls of atexit.register, to be repeated.
+        self.exits = []
+        self.changes_at_fork = False
+        # Entries of sys.path_importer_cache that its import made.
+        self.importers = {}
+        # From `complete`: it and all that it needs, as a real import completes
+        # them; what it needs of the modules that are always there; the first
+        # parts of the names that a real import would look for.
+        self.order = ()
+        self.bases = ()
+        self.tops = frozenset()
+        self.tainted = False
+
+    def complete(self, stash):
+        if self.order:
+            return
+        order, seen, bases, tops = [], set(), [], set()
+
+        def visit(name):
+            if name in seen:
+                return
+            seen.add(name)
+            top = name.partition('.')[0]
+            if name in stash.startup:
+                if name != 'sys':
+                    bases.append(name)
+                return
+            if top not in stash.startup:
+                tops.add(top)
+            if name in stash.missing:
+                return
+            if top in NEVER_LEARNT and top != 'encodings' or name not in stash.modules:
+                self.tainted = True
+                return
+            facts = stash.facts[name]
+            if facts.name == name:
+                for request in facts.requests:
+                    visit(request)
+            else:
+                # Another name, made by the module that `facts` are of.
+                visit(facts.name)
+            order.append(name)
+
+        visit(self.name)
+        self.order, self.bases, self.tops = tuple(order), tuple(bases), frozenset(tops)
+
+    def repeat(self, module):
+        """What its import does to the process it happens in."""
+        for register, arguments, keywords in self.exits:
+            register(*arguments, **keywords)
+        if self.name == 'threading':
+            # The main thread's number is the process's.
+            module.main_thread()._set_native_id()
+        elif self.name == 'logging':
+            clock = module.time.time_ns if isinstance(module._startTime, int) else module.time.time
+            module._startTime = clock()
+
+
+class Recorder(object):
+    """Watches imports: which module asked for which. A request counts for the
+    module that is being executed, not for the one whose function imports: else
+    functools would "need" typing because somebody called singledispatch.
+
+    As long as it watches, sys.path and sys.meta_path are the standard library's,
+    and a warning is an error."""
+
+    def __init__(self, stash):
+        self.stash = stash
+        self.facts = {}
+        # The modules that are being executed, the innermost last.
+        self.stack = []
+        self.modules = set(sys.modules)
+        self.importers = set(sys.path_importer_cache)
+        self.replaced = []
+
+    def __enter__(self):
+        stash = self.stash
+        self.path, self.finders = list(sys.path), list(sys.meta_path)
+        sys.path[:] = stash.folders
+        sys.meta_path[:] = stash.built_in + (stash.path_finder,)
+        sys.modules['_warnings'].filters.insert(0, EVERY_WARNING)
+        self.replace(sys.modules['builtins'], '__import__', self.watched_import)
+        self.replace(sys.modules['os'], 'register_at_fork', self.watched_register_at_fork)
+        atexit = sys.modules.get('atexit') or stash.modules.get('atexit')
+        if atexit:
+            self.replace(atexit, 'register', self.watched_at_exit)
+        stash.recorder = self
+
+    def __exit__(self, *exception):
+        self.stash.recorder = None
+        for module, name, original in self.replaced:
+            setattr(module, name, original)
+        sys.modules['_warnings'].filters.remove(EVERY_WARNING)
+        sys.path[:], sys.meta_path[:] = self.path, self.finders
+
+    def replace(self, module, name, make):
+        original = getattr(module, name)
+        self.replaced.append((module, name, original))
+        setattr(module, name, make(original))
+
+    def innermost(self):
+        """Of the module that is being executed; first what it has done so far."""
+        if not self.stack:
+            return None
+        facts = self.facts[self.stack[-1]]
+        if len(sys.modules) != len(self.modules):
+            for name in sys.modules:
+                if name not in self.modules and name not in self.facts:
+                    # Not imported: `collections` makes `collections.abc`.
+                    self.facts[name] = facts
+                    facts.requests.append(name)
+            self.modules = set(sys.modules)
+        for path, importer in sys.path_importer_cache.items():
+            if path not in self.importers:
+                self.importers.add(path)
+                facts.importers[path] = importer
+        return facts
+
+    def request(self, name):
+        facts = self.innermost()
+        if facts is not None and name not in facts.requests:
+            facts.requests.append(name)
+
+    def lock(self, name, lock):
+        """importlib is about to look for the module."""
+        self.request(name)
+        if name not in self.stash.hidden:
+            return Loading(self, name, lock)
+        self.stash.give_back(self.stash.facts[name].order)
+        return lock
+
+    def watched_import(self, original):
+        def __import__(name, globals=None, locals=None, fromlist=(), level=0):
+            full = name
+            if level:
+                package = globals['__package__'].split('.')
+                full = '.'.join(package[:len(package) - level + 1] + ([name] if name else []))
+            parts = full.split('.')
+            for end in range(1, len(parts) + 1):
+                self.request('.'.join(parts[:end]))
+            module = original(name, globals, locals, fromlist, level)
+            for each in fromlist or ():
+                if full + '.' + each in sys.modules:
+                    self.request(full + '.' + each)
+            return module
+        return __import__
+
+    def watched_register_at_fork(self, original):
+        def register_at_fork(**functions):
+            facts = self.innermost()
+            if facts is not None:
+                facts.changes_at_fork = True
+            return original(**functions)
+        return register_at_fork
+
+    def watched_at_exit(self, original):
+        def register(function, *arguments, **keywords):
+            facts = self.innermost()
+            if facts is None:
+                return original(function, *arguments, **keywords)
+            facts.exits.append((original, (function,) + arguments, keywords))
+            return function
+        return register
+
+
+class Loading(object):
+    """Held by importlib while it loads a module."""
+
+    def __init__(self, recorder, name, lock):
+        self.recorder = recorder
+        self.name = name
+        self.lock = lock
+
+    def __enter__(self):
+        self.recorder.facts.setdefault(self.name, Facts(self.name))
+        self.recorder.stack.append(self.name)
+        return self.lock.__enter__()
+
+    def __exit__(self, kind, error, trace):
+        self.recorder.innermost()
+        self.recorder.stack.pop()
+        if self.name not in sys.modules and kind and issubclass(kind, ImportError):
+            if error.name == self.name:
+                self.recorder.stash.missing.add(self.name)
+        return self.lock.__exit__(kind, error, trace)
+
+
+# What the zygote uses of Python and of the C library.
+
+class Tools(object):
+    """Looked up once: a script may change what it likes, and hidden packages
+    have lost their submodules."""
+
+    def __init__(self, stash):
+        def module(name):
+            found = sys.modules.get(name) or stash.learn(name)
+            if found is None:
+                raise Unfit('no module ' + name)
+            return found
+
+        # By name: to an old interpreter it is a keyword.
+        self.execute = getattr(module('builtins'), 'exec')
+        self.at_exit = module('atexit').register
+        self.os = module('os')
+        self.io = module('io')
+        self.gc = module('gc')
+        self.signal = module('_signal')
+        self.socket = module('_socket')
+        self.make_socket = self.socket.socket
+        self.select = module('select').select
+        self.partial = module('_functools').partial
+        self.defaultdict = module('_collections').defaultdict
+        time = module('time')
+        self.monotonic, self.time_ns, self.tzset = time.monotonic, time.time_ns, time.tzset
+        self.source_loader = module('_frozen_importlib_external').SourceFileLoader
+        self.use_c(module('ctypes'))
+
+    def use_c(self, ctypes):
+        # The lock of the interpreter is kept during the calls: between the fork
+        # hooks no other code of Python's may run.
+        library = ctypes.PyDLL(None)
+        self.c_char_p = ctypes.c_char_p
+        self.before_fork = library.PyOS_BeforeFork
+        self.after_fork_in_child = library.PyOS_AfterFork_Child
+        self.after_fork_in_parent = library.PyOS_AfterFork_Parent
+        for function in (self.before_fork, self.after_fork_in_child, self.after_fork_in_parent):
+            function.restype = None
+        self.keep = library.Py_IncRef
+        self.keep.argtypes, self.keep.restype = [ctypes.py_object], None
+        self.clearenv = library.clearenv
+        self.prctl = library.prctl
+        self.prctl.argtypes = [ctypes.c_int] + [ctypes.c_void_p] * 4
+        self.syscall = library.syscall
+        self.syscall.argtypes = [ctypes.c_long] * 7
+        self.syscall.restype = ctypes.c_long
+        address = ctypes.c_void_p()
+        if self.prctl(PR_GET_TID_ADDRESS, ctypes.addressof(address), 0, 0, 0) != 0:
+            raise Unfit('the kernel does not tell the address of the thread id')
+        self.clone_number, place = CLONE[posix.uname()[4]]
+        self.clone_rest = [0, 0, 0, 0]
+        self.clone_rest[place - 1] = address.value
+
+    def clone(self, flags):
+        return self.syscall(self.clone_number, flags, *(self.clone_rest + [0]))
+
+
+start()
+forget_this_file()
+# The user's own, if there is one. If not, `site` expects this very error.
+import sitecustomize
