@@ -4,13 +4,13 @@
 //! A process that has ended is left unreaped until nobody will signal its group
 //! any more, so that its number can't come to mean another process (C201).
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::io;
-use std::os::fd::{BorrowedFd, OwnedFd};
-use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock};
 use std::time::Duration;
 
-use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, WaitIdStatus};
+use rustix::process::{Pid, PidfdFlags, Signal, WaitId, WaitIdOptions, WaitIdStatus, pidfd_open};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 use tokio::runtime::Handle;
@@ -40,6 +40,9 @@ struct Live {
     starting: RwLock<()>,
     /// A process was reaped.
     reaped: Notify,
+    /// The thread that starts prepared interpreters. What they start in turn is
+    /// its child, and is known here only a moment later.
+    preparing: OnceLock<Pid>,
 }
 
 /// How a process ended.
@@ -112,19 +115,100 @@ impl Processes {
         streams: [BorrowedFd<'_>; 3],
         permit: OwnedSemaphorePermit,
     ) -> Result<Process, SpawnError> {
+        self.start_with(program, streams, None, Some(permit))
+    }
+
+    /// Starts an interpreter that waits at `control` and takes nobody's place.
+    pub fn prepare(
+        &self,
+        program: Box<Program>,
+        streams: [BorrowedFd<'_>; 3],
+        control: BorrowedFd<'_>,
+    ) -> Result<Process, SpawnError> {
+        self.start_with(program, streams, Some(control), None)
+    }
+
+    fn start_with(
+        &self,
+        program: Box<Program>,
+        streams: [BorrowedFd<'_>; 3],
+        control: Option<BorrowedFd<'_>>,
+        permit: Option<OwnedSemaphorePermit>,
+    ) -> Result<Process, SpawnError> {
         let starting = self.live.starting.read();
-        let Spawned { pid, pidfd, birth } = spawn(program, streams)?;
+        let Spawned { pid, pidfd, birth } = spawn(program, streams, control)?;
         self.live.lock().insert(pid);
         drop(starting);
+        Ok(self.hold(pid, pidfd, birth, permit))
+    }
+
+    /// Takes over a child of this process that a prepared interpreter has made.
+    /// An error if it is no such child or can't be watched.
+    pub fn adopt(&self, pid: Pid, permit: Option<OwnedSemaphorePermit>) -> io::Result<Process> {
+        let mut groups = self.live.lock();
+        if groups.contains(&pid) {
+            return Err(io::ErrorKind::AlreadyExists.into());
+        }
+        // Before anything can reap it: the number is still this process's.
+        let pidfd = pidfd_open(pid, PidfdFlags::empty())?;
+        rustix::process::waitid(
+            WaitId::PidFd(pidfd.as_fd()),
+            WaitIdOptions::EXITED | WaitIdOptions::NOHANG | WaitIdOptions::NOWAIT,
+        )?;
+        groups.insert(pid);
+        drop(groups);
+        // It does so too; whoever comes first. Before that a signal for its
+        // group would go astray.
+        let _ = rustix::process::setpgid(Some(pid), Some(pid));
+        Ok(self.hold(pid, pidfd, Birth::over(), permit))
+    }
+
+    fn hold(
+        &self,
+        pid: Pid,
+        pidfd: OwnedFd,
+        birth: Birth,
+        permit: Option<OwnedSemaphorePermit>,
+    ) -> Process {
         let inner = Inner {
             pid,
             pidfd: Pidfd::Unwatched(pidfd),
             birth,
             ended: None,
             processes: self.clone(),
-            permit: Some(permit),
+            permit,
         };
-        Ok(Process { inner: Some(inner) })
+        Process { inner: Some(inner) }
+    }
+
+    /// Says that the calling thread starts the prepared interpreters.
+    pub fn prepare_here(&self) {
+        let _ = self.live.preparing.set(rustix::thread::gettid());
+    }
+
+    /// The children of the preparing thread that nobody holds, each with the
+    /// time of its start: on their way to [`Processes::adopt`], or lost because
+    /// they ended before they could say that they run.
+    pub fn unheld(&self) -> HashMap<Pid, u64> {
+        let children = self.live.prepared().unwrap_or_default();
+        let groups = self.live.lock();
+        let unheld = children.into_iter().filter(|pid| !groups.contains(pid));
+        unheld
+            .filter_map(|pid| Some((pid, Entry::of(pid)?.started)))
+            .collect()
+    }
+
+    /// Ends such a child for good. Anything else is left alone.
+    pub fn end_lost(&self, pid: Pid) {
+        let groups = self.live.lock();
+        let look = WaitIdOptions::EXITED | WaitIdOptions::NOHANG | WaitIdOptions::NOWAIT;
+        let is_child = rustix::process::waitid(WaitId::Pid(pid), look).is_ok();
+        if is_child && !groups.contains(&pid) {
+            let _ = rustix::process::kill_process(pid, Signal::KILL);
+            // The next look takes it if it hasn't ended yet.
+            let options = WaitIdOptions::EXITED | WaitIdOptions::NOHANG;
+            let _ = rustix::process::waitid(WaitId::Pid(pid), options);
+        }
     }
 
     /// Ends every group: SIGTERM, `TERM_GRACE`, SIGKILL. Returns when all are
@@ -157,14 +241,34 @@ impl Live {
     /// Zombies that are no scripts of ours.
     fn reap_strangers(&self) {
         let _none_starts = self.starting.write();
+        let zombies = zombies_of(1);
+        // After the zombies: a child stays in the list until it is reaped.
+        let Some(prepared) = self.prepared() else {
+            return;
+        };
         let groups = self.lock();
-        for pid in zombies_of(1)
+        let strangers = zombies
             .into_iter()
-            .filter(|pid| !groups.contains(pid))
-        {
+            .filter(|pid| !groups.contains(pid) && !prepared.contains(pid));
+        for pid in strangers {
             let options = WaitIdOptions::EXITED | WaitIdOptions::NOHANG;
             let _ = rustix::process::waitid(WaitId::Pid(pid), options);
         }
+    }
+
+    /// All children of the preparing thread; `None` if the kernel doesn't say.
+    fn prepared(&self) -> Option<Vec<Pid>> {
+        let Some(thread) = self.preparing.get() else {
+            return Some(Vec::new());
+        };
+        let file = format!("/proc/self/task/{}/children", thread.as_raw_nonzero());
+        let list = std::fs::read_to_string(file).ok()?;
+        let numbers = list.split_ascii_whitespace();
+        Some(
+            numbers
+                .filter_map(|number| positive(number.parse().ok()?))
+                .collect(),
+        )
     }
 
     async fn all_reaped(&self, deadline: Instant) -> bool {
@@ -201,6 +305,11 @@ impl Process {
 
     pub fn pid(&mut self) -> u32 {
         self.inner().pid.as_raw_nonzero().get().unsigned_abs()
+    }
+
+    /// Ends it alone, at once, and even if it is stopped.
+    pub fn kill(&mut self) {
+        let _ = rustix::process::kill_process(self.inner().pid, Signal::KILL);
     }
 
     /// Whether it has become the script.
@@ -345,15 +454,16 @@ struct Entry {
     parent: i32,
     group: Option<Pid>,
     is_zombie: bool,
+    /// In clock ticks since the machine's start.
+    started: u64,
 }
 
 /// `None` where there is no /proc.
 fn process_table() -> Option<impl Iterator<Item = Entry>> {
     let entries = std::fs::read_dir("/proc").ok()?.flatten();
-    Some(entries.filter_map(|entry| {
-        entry.file_name().to_str()?.parse::<i32>().ok()?;
-        Entry::parse(&std::fs::read_to_string(entry.path().join("stat")).ok()?)
-    }))
+    Some(
+        entries.filter_map(|entry| Entry::of(positive(entry.file_name().to_str()?.parse().ok()?)?)),
+    )
 }
 
 fn positive(number: i32) -> Option<Pid> {
@@ -361,6 +471,11 @@ fn positive(number: i32) -> Option<Pid> {
 }
 
 impl Entry {
+    fn of(pid: Pid) -> Option<Self> {
+        let file = format!("/proc/{}/stat", pid.as_raw_nonzero());
+        Self::parse(&std::fs::read_to_string(file).ok()?)
+    }
+
     /// `stat` is `PID (COMM) STATE PPID PGRP …`; COMM may hold anything.
     fn parse(stat: &str) -> Option<Self> {
         let (before, rest) = stat.rsplit_once(") ")?;
@@ -371,6 +486,7 @@ impl Entry {
             parent: fields.next()?.parse().ok()?,
             // -1 while the process is just being taken away.
             group: positive(fields.next()?.parse().ok()?),
+            started: fields.nth(16)?.parse().ok()?,
         })
     }
 }
@@ -381,15 +497,18 @@ mod tests {
 
     #[test]
     fn a_member_is_told_from_a_zombie_and_a_stranger() {
-        let parse = |stat| Entry::parse(stat).unwrap();
-        let member = parse("43 (a) b) S 1 42 42 0");
+        // The fields from the session on; the 22nd of all is the start.
+        let rest = "0 0 -1 0 0 0 0 0 0 0 0 0 20 0 1 0 777 0";
+        let parse = |stat: &str| Entry::parse(&format!("{stat} {rest}")).unwrap();
+        let member = parse("43 (a) b) S 1 42");
         assert_eq!(member.group, Pid::from_raw(42));
         assert_eq!(
             (member.pid, member.parent, member.is_zombie),
             (43, 1, false)
         );
-        assert!(parse("42 (x) Z 7 42 42 0").is_zombie);
-        assert_ne!(parse("44 (x) S 1 44 44 0").group, member.group);
-        assert_eq!(parse("45 (x) X 0 -1 -1 0").group, None);
+        assert_eq!(member.started, 777);
+        assert!(parse("42 (x) Z 7 42").is_zombie);
+        assert_ne!(parse("44 (x) S 1 44").group, member.group);
+        assert_eq!(parse("45 (x) X 0 -1").group, None);
     }
 }

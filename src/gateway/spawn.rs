@@ -69,6 +69,10 @@ pub enum Step {
     Exec,
 }
 
+/// Where a prepared interpreter finds its control socket: above the number that
+/// Perl gives to the script it opens, below every limit of open files.
+pub const CONTROL_FD: c_int = 9;
+
 /// Enough for the system calls of `child`; there is no recursion in it.
 const STACK_BYTES: usize = 32 << 10;
 
@@ -98,6 +102,8 @@ struct Shared {
     argv: Vec<*const c_char>,
     envp: Vec<*const c_char>,
     streams: [c_int; 3],
+    /// Becomes `CONTROL_FD`; -1: nothing does.
+    control: c_int,
     /// The server's process id, to notice that it died before the
     /// parent-death signal was set.
     server: libc::pid_t,
@@ -121,15 +127,20 @@ unsafe impl Sync for Shared {}
 
 /// Starts the process in a process group of its own, with default signal
 /// dispositions, an empty mask and SIGTERM for the server's death. `streams`
-/// become its descriptors 0, 1 and 2; all others are close-on-exec (see
-/// `close_inherited`). They may be closed when this has returned.
+/// become its descriptors 0, 1 and 2, `control` becomes [`CONTROL_FD`]; all
+/// others are close-on-exec (see `close_inherited`). They may be closed when this
+/// has returned.
 ///
 /// Doesn't wait for the exec: whether it failed shows in [`Birth`] as soon as
 /// the process has ended.
 ///
 /// The parent-death signal is tied to the thread that calls this: it must be
 /// one that lives as long as the server.
-pub fn spawn(program: Box<Program>, streams: [BorrowedFd<'_>; 3]) -> Result<Spawned, SpawnError> {
+pub fn spawn(
+    program: Box<Program>,
+    streams: [BorrowedFd<'_>; 3],
+    control: Option<BorrowedFd<'_>>,
+) -> Result<Spawned, SpawnError> {
     let mut stack = STACK.take();
     stack.reserve_exact(STACK_BYTES / size_of::<u128>());
     let mut shared = Box::new(Shared {
@@ -137,6 +148,7 @@ pub fn spawn(program: Box<Program>, streams: [BorrowedFd<'_>; 3]) -> Result<Spaw
         envp: null_terminated(&program.environment),
         program,
         streams: streams.map(|stream| stream.as_raw_fd()),
+        control: control.map_or(-1, |control| control.as_raw_fd()),
         // SAFETY: getpid has no preconditions.
         server: unsafe { libc::getpid() },
         signals: changed_signals(),
@@ -184,6 +196,11 @@ pub fn spawn(program: Box<Program>, streams: [BorrowedFd<'_>; 3]) -> Result<Spaw
 }
 
 impl Birth {
+    /// Of a process that was the script from the beginning.
+    pub fn over() -> Self {
+        Self(None)
+    }
+
     /// Looks where the child stands. The process is over if it has failed.
     pub fn look(&mut self) -> Born {
         let Some(shared) = &self.0 else {
@@ -312,6 +329,10 @@ unsafe fn prepare(shared: &Shared) -> Result<(), c_int> {
             // The standard library has seen to it that the server's own 0 to 2
             // are open: no stream is one of them.
             call(libc::SYS_dup3, [c_long::from(stream), target, 0, 0])?;
+        }
+        if shared.control >= 0 {
+            let control = c_long::from(shared.control);
+            call(libc::SYS_dup3, [control, c_long::from(CONTROL_FD), 0, 0])?;
         }
     }
     Ok(())
