@@ -179,6 +179,36 @@ pub struct Cli {
     #[arg(long, value_name = "DIR", help_heading = "Scripts")]
     pub cgi_sendfile: Option<PathBuf>,
 
+    /// Start no Python and Perl scripts from prepared interpreters, or not these; repeatable
+    ///
+    /// `--no-warm` alone switches it off. `--no-warm='/cgi-bin/a*'` leaves scripts with such a URL
+    /// path or name to interpreters of their own; `*` and `?` stand for others.
+    #[arg(
+        long,
+        value_name = "PATTERN",
+        num_args = 0..=1,
+        require_equals = true,
+        default_missing_value = "*",
+        help_heading = "Scripts"
+    )]
+    pub no_warm: Vec<String>,
+
+    /// Prepared interpreters at once [default: 8]
+    #[arg(long, value_name = "N", default_value_t = 8, hide_default_value = true, value_parser = clap::value_parser!(u32).range(0..=1000), help_heading = "Scripts")]
+    pub warm_max: u32,
+
+    /// End a prepared interpreter that nobody asks for [default: 60]
+    #[arg(long, value_name = "SECS", default_value = "60", hide_default_value = true, value_parser = seconds, help_heading = "Scripts")]
+    pub warm_idle: f64,
+
+    /// Replace a prepared interpreter after so many requests [default: 1000]
+    #[arg(long, value_name = "N", default_value_t = 1000, hide_default_value = true, value_parser = clap::value_parser!(u64).range(1..), help_heading = "Scripts")]
+    pub warm_requests: u64,
+
+    /// Prepare Perl for scripts that load no modules too, which gains little
+    #[arg(long, hide = true)]
+    pub warm_all: bool,
+
     /// Run scripts as root on addresses that others can reach
     #[arg(long, help_heading = "Scripts")]
     pub allow_root: bool,
@@ -238,6 +268,10 @@ pub struct Cli {
         help_heading = "Logging"
     )]
     pub log: Format,
+
+    /// Answers say how a script was run (X-Serve-Here-Run: warm or plain)
+    #[arg(short, long, help_heading = "Logging")]
+    pub verbose: bool,
 
     /// No access log and no notes; faults and scripts' errors still show
     #[arg(short, long, help_heading = "Logging")]

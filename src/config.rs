@@ -60,6 +60,23 @@ pub struct ScriptConfig {
     pub sendfile: Option<PathBuf>,
     pub allow_root: bool,
     pub max_body: u64,
+    /// `None`: no interpreters are prepared.
+    pub warm: Option<WarmConfig>,
+    /// Answers say how a script was run.
+    pub verbose: bool,
+}
+
+/// Interpreters that are prepared for scripts.
+pub struct WarmConfig {
+    /// At once.
+    pub most: usize,
+    pub idle: Duration,
+    /// Of one, before it is replaced.
+    pub requests: u64,
+    /// URL paths or names of scripts that get none.
+    pub except: Vec<String>,
+    /// For Perl scripts without modules too.
+    pub all: bool,
 }
 
 impl Config {
@@ -117,6 +134,7 @@ impl Config {
 
 impl ScriptConfig {
     fn new(cli: Cli, root: &Path) -> Result<Self, StartError> {
+        let warm = WarmConfig::new(&cli);
         let (set, pass) = environment(cli.cgi_env)?;
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
         Ok(Self {
@@ -142,8 +160,23 @@ impl ScriptConfig {
             finish: cli.cgi_finish,
             pass_authorization: !cli.no_cgi_authorization,
             sendfile: cli.cgi_sendfile.as_deref().map(folder).transpose()?,
+            warm,
+            verbose: cli.verbose,
             allow_root: cli.allow_root,
             max_body: cli.max_body,
+        })
+    }
+}
+
+impl WarmConfig {
+    fn new(cli: &Cli) -> Option<Self> {
+        let off = cli.warm_max == 0 || cli.no_warm.iter().any(|pattern| pattern == "*");
+        (!off).then(|| Self {
+            most: cli.warm_max as usize,
+            idle: time(cli.warm_idle),
+            requests: cli.warm_requests,
+            except: cli.no_warm.clone(),
+            all: cli.warm_all,
         })
     }
 }

@@ -9,6 +9,7 @@ use http::header::{ALLOW, HeaderName, HeaderValue, RETRY_AFTER};
 use http::{HeaderMap, StatusCode};
 
 use crate::log::escape;
+use crate::message::Ran;
 
 /// A request that can't be answered as asked.
 ///
@@ -22,6 +23,8 @@ pub struct Fault {
     /// What follows on the connection can't be trusted to be a request, or the
     /// client must see that it ended.
     pub close: bool,
+    /// The script that ran, if one did.
+    pub ran: Option<Ran>,
 }
 
 /// What a diagnosis is about; the first word of its line in the log.
@@ -101,6 +104,7 @@ impl Fault {
             headers: HeaderMap::new(),
             diagnosis: None,
             close: false,
+            ran: None,
         }
     }
 
@@ -132,6 +136,14 @@ impl Fault {
     pub fn with_header(mut self, name: HeaderName, value: HeaderValue) -> Self {
         self.headers.insert(name, value);
         self
+    }
+
+    #[must_use]
+    pub fn of(self, ran: Ran) -> Self {
+        Self {
+            ran: Some(ran),
+            ..self
+        }
     }
 
     #[must_use]

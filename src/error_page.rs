@@ -37,6 +37,9 @@ pub fn response(head: &Parts, fault: Fault) -> Response {
     if fault.close {
         headers.insert(CONNECTION, HeaderValue::from_static("close"));
     }
+    if let Some(ran) = fault.ran {
+        response.extensions_mut().insert(ran);
+    }
     response
 }
 

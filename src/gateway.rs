@@ -13,3 +13,4 @@ mod stderr;
 mod stdin;
 pub mod unchunk;
 pub mod variables;
+pub mod warm;

@@ -20,6 +20,7 @@ use serde::Serialize;
 
 use crate::clock;
 use crate::error::Diagnosis;
+use crate::message::Ran;
 
 /// What waits for the terminal at most.
 const QUEUE_BYTES: usize = 4 << 20;
@@ -133,6 +134,7 @@ impl Log {
             log: self.clone(),
             request,
             status: StatusCode::OK,
+            ran: None,
             began: Instant::now(),
         }
     }
@@ -285,6 +287,8 @@ pub struct Entry {
     log: Log,
     request: Asked,
     pub status: StatusCode,
+    /// The script that was run, if one was.
+    pub ran: Option<Ran>,
     began: Instant,
 }
 
@@ -299,6 +303,8 @@ struct JsonLine<'a> {
     bytes: u64,
     complete: bool,
     seconds: f64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    warm: Option<bool>,
     #[serde(skip_serializing_if = "Option::is_none")]
     host: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -330,6 +336,7 @@ impl Entry {
             bytes,
             complete,
             took: self.began.elapsed(),
+            ran: self.ran,
         });
     }
 }
@@ -350,6 +357,7 @@ pub struct Line<'a> {
     /// That was all of it.
     pub complete: bool,
     pub took: Duration,
+    pub ran: Option<Ran>,
 }
 
 impl Line<'_> {
@@ -390,6 +398,7 @@ impl Line<'_> {
             bytes: self.bytes,
             complete: self.complete,
             seconds: self.took.as_secs_f64(),
+            warm: self.ran.map(|ran| ran.warm),
             host: field(self.host),
             referer: field(self.referer),
             user_agent: field(self.user_agent),

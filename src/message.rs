@@ -214,6 +214,13 @@ pub const SERVER_SOFTWARE: &str = concat!("serve-here/", env!("CARGO_PKG_VERSION
 #[derive(Clone, Debug)]
 pub struct Reason(pub Bytes);
 
+/// Response extension: a script was run for it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Ran {
+    /// In an interpreter that had been prepared.
+    pub warm: bool,
+}
+
 /// Request extension: the connection a request came on.
 #[derive(Clone, Copy, Debug)]
 pub struct Connection {

@@ -21,6 +21,7 @@ use crate::gateway::process::Processes;
 use crate::gateway::script::{self, Scripts};
 use crate::gateway::spawn::close_inherited;
 use crate::gateway::variables::{Environment, EnvironmentOptions};
+use crate::gateway::warm::{self, Warm};
 use crate::log::Log;
 use crate::os;
 use crate::service::{ScriptHost, SendRoot, Service};
@@ -59,13 +60,30 @@ async fn serve(
     let addresses: Vec<SocketAddr> = bound.iter().map(|bound| bound.address).collect();
     let processes = Processes::new(Handle::current());
     let refused = scripts_refused(&config.scripts, &addresses);
-    let service = service(&config, processes.clone(), user, open_files, refused, log)?;
+    let environment = environment(&config.scripts, user);
+    let warm = if refused {
+        None
+    } else {
+        warm(&config, &environment, open_files, &processes, log).map_err(cannot_start)?
+    };
+    let service = service(
+        &config,
+        processes.clone(),
+        environment,
+        warm.clone(),
+        open_files,
+        refused,
+        log,
+    )?;
     let engine = Engine::start(&config, bound, service.into(), log).map_err(cannot_start)?;
     announce(&config, &addresses, refused, log);
     signals.first().await;
     tokio::select! {
         () = engine.stop(config.grace) => {}
         () = signals.first() => {}
+    }
+    if let Some(warm) = warm {
+        warm.stop().await;
     }
     processes.end_all().await;
     Ok(ExitCode::Stopped)
@@ -74,7 +92,8 @@ async fn serve(
 fn service(
     config: &Config,
     processes: Processes,
-    user: Option<os::User>,
+    environment: Environment,
+    warm: Option<Warm>,
     open_files: Option<libc::rlimit>,
     refused: bool,
     log: &Log,
@@ -119,8 +138,9 @@ fn service(
         ),
         cgi: Cgi::new(
             cgi_options(scripts, open_files),
-            environment(scripts, user),
+            environment,
             processes,
+            warm,
             log.clone(),
         ),
         root: config.root.clone(),
@@ -148,7 +168,38 @@ fn cgi_options(scripts: &ScriptConfig, open_files: Option<libc::rlimit>) -> cgi:
         max_body: scripts.max_body,
         sendfile: scripts.sendfile.is_some(),
         open_files,
+        verbose: scripts.verbose,
     }
+}
+
+/// Interpreters that are prepared for scripts, if they are.
+fn warm(
+    config: &Config,
+    environment: &Environment,
+    open_files: Option<libc::rlimit>,
+    processes: &Processes,
+    log: &Log,
+) -> std::io::Result<Option<Warm>> {
+    let scripts = &config.scripts;
+    let Some(warm) = scripts.warm.as_ref().filter(|_| scripts.enabled) else {
+        return Ok(None);
+    };
+    let options = warm::Options {
+        most: warm.most,
+        idle: warm.idle,
+        requests: warm.requests,
+        except: warm.except.clone(),
+        all: warm.all,
+        notes: !config.quiet,
+    };
+    Warm::new(
+        options,
+        environment,
+        open_files,
+        processes.clone(),
+        log.clone(),
+    )
+    .map(Some)
 }
 
 /// After a switch of the user HOME and USER are the new one's.

@@ -19,7 +19,7 @@ use crate::gateway::cgi::{Cgi, Outcome};
 use crate::gateway::script::{Found, Script, Scripts};
 use crate::gateway::variables::{self, Facts, Redirected};
 use crate::log::{Asked, Entry, Line, Log, Sent};
-use crate::message::{Body, Connection, Glance, Ready, Request, RequestTarget, Response};
+use crate::message::{Body, Connection, Glance, Ran, Ready, Request, RequestTarget, Response};
 use crate::target::Target;
 
 /// Local redirects of one request at most (C98).
@@ -100,6 +100,7 @@ impl Service {
             bytes,
             complete: true,
             took,
+            ran: None,
         });
     }
 
@@ -157,6 +158,7 @@ impl Service {
         });
         let mut entry: Entry = self.log.entry(asked(head));
         entry.status = response.status();
+        entry.ran = response.extensions().get::<Ran>().copied();
         response.extensions_mut().insert(Sent::new(entry));
         response
     }

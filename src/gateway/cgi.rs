@@ -16,7 +16,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::header::{CONNECTION, CONTENT_TYPE, HeaderValue};
+use http::header::{CONNECTION, CONTENT_TYPE, HeaderName, HeaderValue};
 use http::request::Parts;
 use http::{HeaderMap, Method, StatusCode};
 use rustix::io::Errno;
@@ -35,9 +35,10 @@ use super::stderr::Stderr;
 use super::stdin::{Feeder, Stdin, output_pipe};
 use super::unchunk::Unchunk;
 use super::variables::{self, Environment, Facts};
+use super::warm::{Answer, Chance, Ready, Warm};
 use crate::error::{Diagnosis, Fault};
 use crate::log::Log;
-use crate::message::{Body, BodyError, Interim, Next, Reason, Response, Source};
+use crate::message::{Body, BodyError, Interim, Next, Ran, Reason, Response, Source};
 use crate::os;
 
 /// What is read from a script at once. The usual capacity of a pipe.
@@ -66,6 +67,7 @@ thread_local! {
 }
 
 /// How scripts are run; one for the whole server.
+#[allow(clippy::struct_excessive_bools, reason = "each is one decision")]
 pub struct Options {
     /// No output for so long ends the script (C131); `None`: never.
     pub timeout: Option<Duration>,
@@ -87,6 +89,8 @@ pub struct Options {
     pub sendfile: bool,
     /// The limit of open files the server was started with (C130).
     pub open_files: Option<libc::rlimit>,
+    /// A field says how a script was run.
+    pub verbose: bool,
 }
 
 /// Runs scripts.
@@ -101,6 +105,8 @@ struct Shared {
     processes: Processes,
     places: Arc<Semaphore>,
     waiting: AtomicUsize,
+    /// `None`: every script is started by exec.
+    warm: Option<Warm>,
     log: Log,
 }
 
@@ -115,7 +121,13 @@ pub enum Outcome {
 }
 
 impl Cgi {
-    pub fn new(options: Options, environment: Environment, processes: Processes, log: Log) -> Self {
+    pub fn new(
+        options: Options,
+        environment: Environment,
+        processes: Processes,
+        warm: Option<Warm>,
+        log: Log,
+    ) -> Self {
         let places = Arc::new(Semaphore::new(options.jobs));
         let shared = Shared {
             options,
@@ -123,6 +135,7 @@ impl Cgi {
             processes,
             places,
             waiting: AtomicUsize::new(0),
+            warm,
             log,
         };
         Self {
@@ -158,7 +171,7 @@ impl Cgi {
             None => shared.place(facts.script).await?,
         };
         facts.content_length = stdin.length;
-        let run = shared.start(&facts, stdin, place)?;
+        let run = shared.start(&facts, stdin, place).await?;
         if is_nph(facts.script) {
             return run.unframed().await.map(Outcome::Response);
         }
@@ -227,19 +240,54 @@ impl Shared {
         }
     }
 
-    fn start(
+    /// In an interpreter that waits for it, or by exec, which never waits.
+    async fn start(
         self: &Arc<Self>,
         facts: &Facts<'_>,
         stdin: Stdin,
         place: OwnedSemaphorePermit,
     ) -> Result<Run, Fault> {
         let script = facts.script;
-        let no_resources = |error: io::Error| diagnosis::out_of_resources(script, &error);
         let program = Box::new(self.program(facts));
-        let stream = stdin.child.as_fd();
-        let (process, stdout, stderr) = self.launch(script, program, stream, place)?;
+        let warm = self.warm.as_ref();
+        let mut chance = warm.map_or_else(Chance::default, |warm| warm.chance(script, &program));
+        let Some(ready) = chance.take() else {
+            let launched = self.launch(script, program, stdin.child.as_fd(), place)?;
+            return self.begin(script, stdin, launched, chance);
+        };
+        let (shared, script) = (Arc::clone(self), script.clone());
+        let start = async move {
+            let stream = stdin.child.as_fd();
+            let launched = shared.launch_warm(&script, &ready, program, stream, place);
+            let launched = launched.await?;
+            shared.begin(&script, stdin, launched, chance)
+        };
+        if !self.options.finish {
+            return start.await;
+        }
+        // It is started, and runs to its end, even if the client leaves now.
+        let started = tokio::spawn(start).await;
+        started.unwrap_or_else(|_| Err(Fault::unavailable(RETRY_AFTER)))
+    }
+
+    fn begin(
+        self: &Arc<Self>,
+        script: &Script,
+        stdin: Stdin,
+        launched: Launched,
+        chance: Chance,
+    ) -> Result<Run, Fault> {
+        let no_resources = |error: io::Error| diagnosis::out_of_resources(script, &error);
         let (stdin, feeder) = stdin.start().map_err(no_resources)?;
+        let Launched {
+            process,
+            stdout,
+            stderr,
+            warm,
+        } = launched;
         let streams = Streams {
+            ran: Ran { warm },
+            chance,
             process,
             stdout,
             feeder,
@@ -259,27 +307,71 @@ impl Shared {
         })
     }
 
-    /// Makes the process and the pipes that come from it.
+    /// Makes the process, by exec, and the pipes that come from it.
     fn launch(
         &self,
         script: &Script,
         program: Box<Program>,
         stdin: BorrowedFd<'_>,
         place: OwnedSemaphorePermit,
-    ) -> Result<(Process, AsyncFd<OwnedFd>, Stderr), Fault> {
-        let no_resources = |error: io::Error| diagnosis::out_of_resources(script, &error);
-        let (child_out, stdout) = output_pipe().map_err(no_resources)?;
-        let (child_err, stderr) = output_pipe().map_err(no_resources)?;
-        let streams = [stdin, child_out.as_fd(), child_err.as_fd()];
-        let mut process = self
+    ) -> Result<Launched, Fault> {
+        let pipes = Pipes::new(script)?;
+        let process = self
             .processes
-            .start(program, streams, place)
+            .start(program, pipes.streams(stdin), place)
             .map_err(|failed| diagnosis::cannot_start(script, &failed))?;
+        self.attach(script, process, pipes, false)
+    }
+
+    /// The same in an interpreter that waits for it; by exec, on the same pipes,
+    /// if nothing was started there.
+    async fn launch_warm(
+        &self,
+        script: &Script,
+        ready: &Ready,
+        program: Box<Program>,
+        stdin: BorrowedFd<'_>,
+        place: OwnedSemaphorePermit,
+    ) -> Result<Launched, Fault> {
+        let pipes = Pipes::new(script)?;
+        let streams = pipes.streams(stdin);
+        let (process, warm) = match ready.run(streams, place).await {
+            Answer::Runs(process) => (process, true),
+            Answer::Plain(place) => {
+                let started = self.processes.start(program, streams, place);
+                let plain = started.map_err(|failed| diagnosis::cannot_start(script, &failed))?;
+                (plain, false)
+            }
+            // It may have begun: never twice.
+            Answer::Lost(error) => return Err(diagnosis::out_of_resources(script, &error)),
+        };
+        self.attach(script, process, pipes, warm)
+    }
+
+    fn attach(
+        &self,
+        script: &Script,
+        mut process: Process,
+        pipes: Pipes,
+        warm: bool,
+    ) -> Result<Launched, Fault> {
+        let Pipes {
+            child_out,
+            stdout,
+            child_err,
+            stderr,
+        } = pipes;
         // Our copies of the script's ends would keep its end-of-file from us.
         drop((child_out, child_err));
         let stderr = Stderr::new(stderr, &script.subject, process.pid(), &self.log);
-        let stdout = os::watch(stdout, Interest::READABLE).map_err(no_resources)?;
-        Ok((process, stdout, stderr))
+        let stdout = os::watch(stdout, Interest::READABLE)
+            .map_err(|error| diagnosis::out_of_resources(script, &error))?;
+        Ok(Launched {
+            process,
+            stdout,
+            stderr,
+            warm,
+        })
     }
 
     /// All strings are made before the clone (C200).
@@ -299,6 +391,41 @@ impl Shared {
             directory: c_path(directory),
             open_files: self.options.open_files,
         }
+    }
+}
+
+/// A process and what comes from it.
+struct Launched {
+    process: Process,
+    stdout: AsyncFd<OwnedFd>,
+    stderr: Stderr,
+    warm: bool,
+}
+
+/// What a script writes to, with the ends that it gets.
+struct Pipes {
+    child_out: OwnedFd,
+    stdout: OwnedFd,
+    child_err: OwnedFd,
+    stderr: OwnedFd,
+}
+
+impl Pipes {
+    fn new(script: &Script) -> Result<Self, Fault> {
+        let no_resources = |error: io::Error| diagnosis::out_of_resources(script, &error);
+        let (child_out, stdout) = output_pipe().map_err(no_resources)?;
+        let (child_err, stderr) = output_pipe().map_err(no_resources)?;
+        Ok(Self {
+            child_out,
+            stdout,
+            child_err,
+            stderr,
+        })
+    }
+
+    /// What become the script's descriptors 0, 1 and 2.
+    fn streams<'a>(&'a self, stdin: BorrowedFd<'a>) -> [BorrowedFd<'a>; 3] {
+        [stdin, self.child_out.as_fd(), self.child_err.as_fd()]
     }
 }
 
@@ -329,6 +456,9 @@ struct Streams {
     stdout: AsyncFd<OwnedFd>,
     feeder: Option<Feeder>,
     stderr: Stderr,
+    ran: Ran,
+    /// Of later runs of this script.
+    chance: Chance,
     /// Until its first output or end.
     newborn: Option<Newborn>,
     /// Standard error and the process are watched too.
@@ -396,9 +526,14 @@ impl Run {
             let nothing = HeadReader::new().end();
             return Err(self.take().ended_early(nothing).await);
         };
-        self.streams().renew_deadline();
+        let streams = self.streams();
+        streams.renew_deadline();
+        streams.chance.worked();
+        let ran = streams.ran;
         let output = Output::new(self, first, None);
-        Ok(Response::new(Body::Unframed(Box::new(output))))
+        let mut response = Response::new(Body::Unframed(Box::new(output)));
+        response.extensions_mut().insert(ran);
+        Ok(response)
     }
 
     /// Reads header blocks until the final one, then decides what it is.
@@ -425,6 +560,7 @@ impl Run {
             }
         };
         let rest = reader.into_rest();
+        self.streams().chance.worked();
         for warning in &reply.warnings {
             self.streams().note(warning);
         }
@@ -466,8 +602,10 @@ impl Run {
                     return Ok(Outcome::LocalRedirect(target, place));
                 }
                 (Opening::End, _) => {
+                    let mut response = redirect(reply);
+                    self.mark(&mut response);
                     self.discard();
-                    return Ok(Outcome::Response(redirect(reply)));
+                    return Ok(Outcome::Response(response));
                 }
                 // It works on; the client need not wait for that.
                 (Opening::Silence, _) => Bytes::new(),
@@ -515,6 +653,7 @@ impl Run {
         if let Some(reason) = reply.reason {
             response.extensions_mut().insert(Reason(reason));
         }
+        self.mark(&mut response);
         if bodiless {
             // The rest of the output is read and thrown away (C112, C113).
             self.discard();
@@ -530,6 +669,18 @@ impl Run {
         }
         *response.body_mut() = Body::stream(reply.content_length, output);
         response
+    }
+
+    /// Says how it was run.
+    fn mark(&mut self, response: &mut Response) {
+        let Streams { ran, shared, .. } = self.streams();
+        response.extensions_mut().insert(*ran);
+        if shared.options.verbose {
+            let how = if ran.warm { "warm" } else { "plain" };
+            let name = HeaderName::from_static("x-serve-here-run");
+            let value = HeaderValue::from_static(how);
+            response.headers_mut().insert(name, value);
+        }
     }
 
     /// Lets the script end by itself, its output read and thrown away.
@@ -643,8 +794,9 @@ impl Streams {
         sleep(BUSY_POLL).await;
         let stdin = newborn.stdin.as_fd();
         let launched = self.shared.launch(&self.script, program, stdin, place);
+        let launched = launched.map_err(|_| Stop::NotStarted(failed))?;
         (self.process, self.stdout, self.stderr) =
-            launched.map_err(|_| Stop::NotStarted(failed))?;
+            (launched.process, launched.stdout, launched.stderr);
         self.ended = None;
         Ok(false)
     }
@@ -759,14 +911,26 @@ impl Streams {
         let mut diagnosis = diagnosis::ended_early(&self.script, ended, &invalid);
         diagnosis.stderr = self.stderr.last_lines().await;
         self.process.release();
-        Fault::new(StatusCode::INTERNAL_SERVER_ERROR).because(diagnosis)
+        // As if it did not compile.
+        let failed = matches!(ended, Some(Ended::Exit(1..))) && !diagnosis.stderr.is_empty();
+        if failed {
+            self.chance.failed();
+        } else {
+            self.chance.worked();
+        }
+        Fault::new(StatusCode::INTERNAL_SERVER_ERROR)
+            .because(diagnosis)
+            .of(self.ran)
     }
 
     /// The header block breaks the rules (C82). What the script goes on to
     /// write is of no use; the group is ended.
     fn invalid(self, invalid: &Invalid) -> Fault {
         let diagnosis = diagnosis::invalid(&self.script, invalid);
-        Fault::new(StatusCode::INTERNAL_SERVER_ERROR).because(diagnosis)
+        self.chance.worked();
+        Fault::new(StatusCode::INTERNAL_SERVER_ERROR)
+            .because(diagnosis)
+            .of(self.ran)
     }
 
     /// No complete header block in time, or the request broke off. The group
@@ -784,7 +948,8 @@ impl Streams {
                     stderr: self.stderr.last_lines().await,
                     ..Diagnosis::default()
                 };
-                Fault::new(StatusCode::GATEWAY_TIMEOUT).because(diagnosis)
+                let fault = Fault::new(StatusCode::GATEWAY_TIMEOUT).because(diagnosis);
+                fault.of(self.ran)
             }
             Stop::Content(error) => body_fault(&self.script, &error),
             Stop::Descendant => self.ended_early(HeadReader::new().end()).await,

@@ -341,6 +341,16 @@ impl Environment {
         Self { variables }
     }
 
+    /// Of a script without a request: what is the same for all of them.
+    pub fn constants(&self) -> Vec<CString> {
+        let constant = |name: &'static str, value: &str| (name.into(), value.into());
+        self.block(&[
+            constant("GATEWAY_INTERFACE", "CGI/1.1"),
+            constant("REDIRECT_STATUS", "200"),
+            constant("SERVER_SOFTWARE", SERVER_SOFTWARE),
+        ])
+    }
+
     /// The whole block for exec.
     pub fn block(&self, variables: &[Variable]) -> Vec<CString> {
         let own = self.variables.iter();
