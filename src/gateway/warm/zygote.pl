@@ -19,6 +19,12 @@
 #   going on would run the script without its request. What fails later execs
 #   the script as a plain start would.
 #
+# Known to show: the zygote's command line and start environment in /proc, the
+# same hash seed and addresses for all children, the order in which objects are
+# destroyed that only global destruction finds (a plain run's depends on the size
+# of its environment), and a symbol $version::{AUTOLOAD} without a value, which
+# most scripts have anyway.
+#
 # Not for this file: which scripts may run this way (options such as -T, -x, -n,
 # setuid, other encodings of the path), limits, timeouts. The server sees to it.
 
@@ -123,7 +129,7 @@ delete @main::{ grep { not $fresh{$_} and $_ ne 'ServeHereZygote::' } keys %main
 # Those of the command line; its block, which is running, is renamed then.
 delete @main::{qw(BEGIN !)};
 delete $main::{__ANON__};
-delete $version::{AUTOLOAD};    # looked for by its "use 5"
+hide_lookups();
 delete $INC{ (__FILE__) };
 
 # `eval` and `or`: if this fails, the script must not run.
@@ -131,12 +137,11 @@ eval { serve(); 1 } or leave(1);
 
 # Only a child comes here; what is left to do is to take this package away. It
 # is kept from being freed, which would write to many pages shared with the
-# zygote. `stat` of nothing makes `_` what it is at first.
+# zygote.
 {
     my $kept = [ delete $main::{'ServeHereZygote::'} ];
     $kept->[1] = $kept;
 }
-stat '';
 $@ = '';
 1;
 
@@ -198,6 +203,7 @@ sub prepare {
     $scratch   = memory($STATX_BYTES);
     $settings  = fixed_settings();
 
+    hide_lookups();
     defined and return $_ for find_tid_address(), find_robust_list(), try_clone();
 
     $script_is = identity( $AT_FDCWD, $0 );
@@ -423,6 +429,7 @@ sub take_report {
         $learnt{paths}{$file} = $path if $own{$folder} and "$folder/$file" eq $path;
     }
     $learnt{files} = [ leading_modules( text_of($0), $learnt{paths} ) ];
+    hide_lookups();
     start_trial( \%learnt ) if @{ $learnt{files} };
 }
 
@@ -580,6 +587,7 @@ sub end_trial {
 
 sub load_ahead {
     my ($learnt) = @_;
+    hide_lookups();
     load($_) for @{ $learnt->{files} };
     # It went well in the trial. If not now, the next zygote learns anew.
     if ( grep { not defined $learnt->{paths}{$_} or $learnt->{paths}{$_} ne $INC{$_} } keys %INC ) {
@@ -650,6 +658,7 @@ sub forget {
 sub recall {
     defined( my $path = memory_path() ) or return 0;
     my ( $script, @rest ) = split /\0/, text_of($path), -1;
+    hide_lookups();
     defined $script and $script eq unpack 'H*', $script_is or return 0;
     my %learnt = ( script => $script_is );
     $learnt{$_} = [ splice @rest, 0, shift @rest ] for qw(folders own files);
@@ -718,6 +727,16 @@ sub refuse {
 sub version {
     my ( $major, $minor, $patch ) = sprintf( '%.6f', $] ) =~ /\A([0-9]+)\.([0-9]{3})([0-9]{3})\z/;
     return join '.', map { $_ + 0 } $major, $minor, $patch;
+}
+
+# Looking for DESTROY leaves an empty AUTOLOAD in a package: in `version` by the
+# command line's "use 5", in IO::File by the end of a file handle. Takes it away
+# and makes Perl look again, as it does in a fresh interpreter. (In `version` it
+# comes back early: a value of that "use 5" is freed when the script is compiled.)
+sub hide_lookups {
+    delete $version::{AUTOLOAD};
+    delete $IO::File::{AUTOLOAD};
+    mro::method_changed_in($_) for qw(version IO::File);
 }
 
 # ---------------------------------------------------------------- system calls
