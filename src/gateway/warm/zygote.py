@@ -281,6 +281,12 @@ class Zygote(object):
         children: looking at an object copies its page."""
         self.tools.gc.collect()
         self.tools.gc.freeze()
+        # But not the script's own dictionary: a cycle through it is collected at
+        # the end, and then the globals' finalizers run.
+        main = sys.modules['__main__']
+        for thing in (main, vars(main)):
+            self.tools.untrack(thing)
+            self.tools.track(thing)
 
     def hear(self):
         """Takes one child's list of modules."""
@@ -604,7 +610,7 @@ class Ending(object):
                 report_modules(self.zygote)
         else:
             # Runs after the traceback, before the script's own callbacks.
-            self.tools.at_exit(after_exception, self.tools)
+            self.tools.at_exit(after_exception)
 
 
 def flush_streams():
@@ -623,13 +629,10 @@ def forget_file():
     main.pop('__cached__', None)
 
 
-def after_exception(tools):
+def after_exception():
+    # If it was SystemExit, the interpreter leaves them there.
     if hasattr(sys, 'last_type'):
         forget_file()
-    else:
-        # SystemExit: the interpreter ends while it still holds the module,
-        # which makes a difference to the order in which globals die.
-        tools.keep(sys.modules['__main__'])
 
 
 def report_modules(zygote):
@@ -685,6 +688,8 @@ class Stash(object):
         # Names that some module asked for in vain, as modules of other systems.
         self.missing = set()
         self.files = {}
+        # In which of `folders` a module was found, if it was.
+        self.places = {}
         self.listings = {}
         self.recorder = None
         self.install()
@@ -754,15 +759,17 @@ class Stash(object):
             parent, _, tail = name.rpartition('.')
             # A parent that loads it by itself keeps it as an attribute.
             if parent and name not in self.order_of(parent):
-                vars(self.modules.get(parent) or sys.modules[parent]).pop(tail, None)
+                package = self.modules.get(parent) or sys.modules.get(parent)
+                if package is not None:
+                    vars(package).pop(tail, None)
+        for path in recorder.importers - recorder.importers_before:
+            sys.path_importer_cache.pop(path, None)
         for name in new:
             self.known.add(name)
-            for path in self.facts[name].importers:
-                sys.path_importer_cache.pop(path, None)
             if self.facts[name].tainted:
                 del self.modules[name], self.facts[name]
             else:
-                self.remember_file(self.modules[name])
+                self.remember_file(name, self.modules[name])
         for name, module in present.items():
             if name in self.modules:
                 self.hidden[name] = module
@@ -776,10 +783,15 @@ class Stash(object):
     def order_of(self, name):
         return self.facts[name].order if name in self.facts else ()
 
-    def remember_file(self, module):
+    def remember_file(self, name, module):
         file = getattr(module, '__file__', None)
         if file:
             self.files[file] = identity_of(posix.stat(file))
+            folder = file.rpartition('/')[0]
+            if folder.endswith('/' + name):
+                folder = folder.rpartition('/')[0]
+            if folder in self.folders and getattr(module.__spec__, 'origin', '') != 'frozen':
+                self.places[name] = self.folders.index(folder)
 
     def outdated(self):
         """Whether a loaded module's file is not what it was: an upgrade."""
@@ -806,9 +818,22 @@ class Stash(object):
         try:
             if name not in self.hidden or not self.unchanged(self.facts[name]):
                 return
+            self.look_along_path(self.facts[name])
             self.give_back(self.facts[name].order)
         finally:
             self.imp.release_lock()
+
+    def look_along_path(self, facts):
+        """What a real import leaves in sys.path_importer_cache: each folder that
+        it looks into, until it finds the module."""
+        cache = sys.path_importer_cache
+        last = max([self.places.get(name, -1) for name in facts.order if name in self.hidden])
+        if last >= 0:
+            for path in sys.path[:sys.path.index(self.folders[last]) + 1]:
+                if path not in cache:
+                    self.path_finder._path_importer_cache(path)
+        for path, importer in facts.importers:
+            cache.setdefault(path, importer)
 
     def give_back(self, order):
         modules = sys.modules
@@ -822,7 +847,6 @@ class Stash(object):
                 self.states[parent] = state_of(modules[parent])
             facts = self.facts[name]
             if facts.name == name and self.recorder is None:
-                sys.path_importer_cache.update(facts.importers)
                 facts.repeat(modules[name])
                 if facts.changes_at_fork:
                     self.states[name] = state_of(modules[name])
@@ -888,31 +912,35 @@ class Facts(object):
 
     def __init__(self, name):
         self.name = name
-        # What it asked for while it was executed, in that order.
+        # What it asked for while it was executed, in that order: names, and new
+        # entries of sys.path_importer_cache.
         self.requests = []
         # Calls of atexit.register, to be repeated.
         self.exits = []
         self.changes_at_fork = False
-        # Entries of sys.path_importer_cache that its import made.
-        self.importers = {}
         # From `complete`: it and all that it needs, as a real import completes
         # them; what it needs of the modules that are always there; the first
-        # parts of the names that a real import would look for.
+        # parts of the names that a real import would look for; what it would add
+        # to sys.path_importer_cache.
         self.order = ()
         self.bases = ()
         self.tops = frozenset()
+        self.importers = ()
         self.tainted = False
 
     def complete(self, stash):
         if self.order:
             return
-        order, seen, bases, tops = [], set(), [], set()
+        order, seen, bases, tops, importers = [], set(), [], set(), []
 
         def visit(name):
+            top, _, rest = name.partition('.')
+            if rest:
+                # A package comes before its modules, but may bring them itself.
+                visit(name.rpartition('.')[0])
             if name in seen:
                 return
             seen.add(name)
-            top = name.partition('.')[0]
             if name in stash.startup:
                 if name != 'sys':
                     bases.append(name)
@@ -927,7 +955,10 @@ class Facts(object):
             facts = stash.facts[name]
             if facts.name == name:
                 for request in facts.requests:
-                    visit(request)
+                    if isinstance(request, tuple):
+                        importers.append(request)
+                    else:
+                        visit(request)
             else:
                 # Another name, made by the module that `facts` are of.
                 visit(facts.name)
@@ -935,6 +966,7 @@ class Facts(object):
 
         visit(self.name)
         self.order, self.bases, self.tops = tuple(order), tuple(bases), frozenset(tops)
+        self.importers = tuple(importers)
 
     def repeat(self, module):
         """What its import does to the process it happens in."""
@@ -962,7 +994,8 @@ class Recorder(object):
         # The modules that are being executed, the innermost last.
         self.stack = []
         self.modules = set(sys.modules)
-        self.importers = set(sys.path_importer_cache)
+        self.importers_before = frozenset(sys.path_importer_cache)
+        self.importers = set(self.importers_before)
         self.replaced = []
 
     def __enter__(self):
@@ -997,15 +1030,16 @@ class Recorder(object):
         facts = self.facts[self.stack[-1]]
         if len(sys.modules) != len(self.modules):
             for name in sys.modules:
-                if name not in self.modules and name not in self.facts:
+                if name not in self.modules and name != facts.name and (
+                        name not in self.facts or name in self.stack):
                     # Not imported: `collections` makes `collections.abc`.
                     self.facts[name] = facts
                     facts.requests.append(name)
             self.modules = set(sys.modules)
-        for path, importer in sys.path_importer_cache.items():
-            if path not in self.importers:
-                self.importers.add(path)
-                facts.importers[path] = importer
+        for entry in sys.path_importer_cache.items():
+            if entry[0] not in self.importers:
+                self.importers.add(entry[0])
+                facts.requests.append(entry)
         return facts
 
     def request(self, name):
@@ -1019,6 +1053,7 @@ class Recorder(object):
         if name not in self.stash.hidden:
             return Loading(self, name, lock)
         self.stash.give_back(self.stash.facts[name].order)
+        self.modules = set(sys.modules)
         return lock
 
     def watched_import(self, original):
@@ -1117,8 +1152,10 @@ class Tools(object):
         self.after_fork_in_parent = library.PyOS_AfterFork_Parent
         for function in (self.before_fork, self.after_fork_in_child, self.after_fork_in_parent):
             function.restype = None
-        self.keep = library.Py_IncRef
-        self.keep.argtypes, self.keep.restype = [ctypes.py_object], None
+        self.untrack = library.PyObject_GC_UnTrack
+        self.track = library.PyObject_GC_Track
+        for function in (self.untrack, self.track):
+            function.argtypes, function.restype = [ctypes.py_object], None
         self.clearenv = library.clearenv
         self.prctl = library.prctl
         self.prctl.argtypes = [ctypes.c_int] + [ctypes.c_void_p] * 4
