@@ -45,7 +45,7 @@ LEARNT_BYTES = 32 << 10
 LEARNT_NAMES = 512
 
 PR_SET_PDEATHSIG, PR_SET_NAME, PR_GET_TID_ADDRESS = 1, 15, 40
-SIGINT, SIGPIPE, SIGTERM, SIGCHLD, SIGXFSZ = 2, 13, 15, 17, 25
+SIGINT, SIGKILL, SIGPIPE, SIGTERM, SIGCHLD, SIGXFSZ = 2, 9, 13, 15, 17, 25
 CLONE_PARENT = 0x00008000
 CLONE_CHILD_CLEARTID = 0x00200000
 CLONE_CHILD_SETTID = 0x01000000
@@ -184,6 +184,10 @@ class Zygote(object):
         self.coerced = None if value == environment.get(b'LC_CTYPE') else value
         self.zone = environment.get(b'TZ')
         self.codes = {}
+        # Learning: names that children have told, the pipe and the number of the
+        # process that tries them, names that are good.
+        self.heard = []
+        self.rehearsal = self.rehearsing = None
         self.to_learn = []
         self.learn_path = private + b'/learn-%d' % posix.getpid()
         self.learn_socket = self.open_learn_socket()
@@ -260,16 +264,20 @@ class Zygote(object):
     def wait(self, control):
         """Returns when a request is there. In the time between: learns."""
         learnt = False
-        descriptors = [control, self.learn_socket] if self.learn_socket else [control]
         while True:
+            if self.heard and not self.rehearsal:
+                self.rehearse()
             if learnt and not self.to_learn:
                 learnt = False
                 self.settle()
-            ready = self.tools.select(descriptors, [], [], 0 if self.to_learn else None)[0]
+            sources = [source for source in (control, self.learn_socket, self.rehearsal) if source]
+            ready = self.tools.select(sources, [], [], 0 if self.to_learn else None)[0]
             if control in ready:
                 break
-            if ready:
+            if self.learn_socket in ready:
                 self.hear()
+            elif ready:
+                self.end_rehearsal()
             elif self.to_learn:
                 self.stash.learn(self.to_learn.pop(0))
                 learnt = True
@@ -287,6 +295,7 @@ class Zygote(object):
         for thing in (main, vars(main)):
             self.tools.untrack(thing)
             self.tools.track(thing)
+        self.tools.gc.collect()
 
     def hear(self):
         """Takes one child's list of modules."""
@@ -294,7 +303,42 @@ class Zygote(object):
         for name in names.split('\0'):
             if name not in self.stash.known and len(self.stash.known) < LEARNT_NAMES:
                 self.stash.known.add(name)
-                self.to_learn.append(name)
+                self.heard.append(name)
+
+    def rehearse(self):
+        """A fork tries which of the modules can be had. What speaks, fails or
+        crashes does so there. And an extension module that is then forgotten
+        would be no new one to the script that imports it: its code runs once."""
+        names, self.heard = self.heard, []
+        reading, writing = posix.pipe()
+        try:
+            pid = self.fork(0)
+        except Declined:
+            posix.close(reading)
+            posix.close(writing)
+            return
+        if pid == 0:
+            try:
+                self.tools.prctl(PR_SET_PDEATHSIG, SIGKILL, 0, 0, 0)
+                posix.dup2(posix.open('/dev/null', posix.O_RDWR), 0)
+                posix.dup2(0, 1)
+                posix.dup2(writing, 2)
+                self.close_all()
+                posix.dup2(2, 3)
+                posix.dup2(0, 2)
+                good = [name for name in names if self.stash.learn(name)]
+                posix.write(3, '\0'.join(good).encode())
+            finally:
+                posix._exit(0)
+        posix.close(writing)
+        self.rehearsal, self.rehearsing = reading, pid
+
+    def end_rehearsal(self):
+        good = posix.read(self.rehearsal, LEARNT_BYTES).decode()
+        posix.close(self.rehearsal)
+        posix.waitpid(self.rehearsing, 0)
+        self.rehearsal = None
+        self.to_learn += filter(None, good.split('\0'))
 
     def leave(self):
         """The end of an idle zygote: nothing that could hang."""
@@ -584,6 +628,8 @@ def bottom_of_the_stack(code, ending):
     """
     tools = ending.tools
     run = tools.partial(tools.execute, code, sys.modules['__main__'].__dict__)
+    # Nor do the garbage collector's functions show who holds the globals.
+    tools.untrack(run.args)
     return tools.partial(min, key=tools.defaultdict(run, {True: ending}).__getitem__)
 
 
@@ -595,6 +641,8 @@ class Ending(object):
     def __init__(self, tools, zygote=None):
         self.tools = tools
         self.zygote = zygote
+        # As the interpreter does while it runs a file.
+        self.main = sys.modules['__main__']
         self.finished = False
 
     def __lt__(self, other):
@@ -1106,8 +1154,8 @@ class Loading(object):
     def __exit__(self, kind, error, trace):
         self.recorder.innermost()
         self.recorder.stack.pop()
-        if self.name not in sys.modules and kind and issubclass(kind, ImportError):
-            if error.name == self.name:
+        if self.name not in sys.modules and kind and issubclass(kind, ModuleNotFoundError):
+            if (self.name + '.').startswith(str(error.name) + '.'):
                 self.recorder.stash.missing.add(self.name)
         return self.lock.__exit__(kind, error, trace)
 
