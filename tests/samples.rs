@@ -11,7 +11,7 @@ use flate2::Crc;
 use flate2::read::ZlibDecoder;
 use sha2::{Digest, Sha256};
 
-use crate::support::{Rows, Server, Setup, curl, eventually, needs, needs_perl_module};
+use crate::support::{Process, Rows, Server, Setup, curl, eventually, needs, needs_perl_module};
 
 /// A server on a copy of the samples, of the page and of docs/, which it links.
 pub(crate) fn samples() -> Setup {
@@ -514,8 +514,8 @@ fn the_page_and_everything_it_links_to_answers() {
         rows.check(&link, status == Some(200), || format!("{status:?}"));
     }
     rows.done();
-    let left = eventually(|| server.children().is_empty());
-    assert!(left, "scripts that nobody listens to go on");
+    let ended = eventually(|| server.children().iter().all(Process::is_prepared));
+    assert!(ended, "scripts that nobody listens to go on");
 }
 
 /// What the attributes of a page name that load or lead somewhere.

@@ -34,6 +34,17 @@ impl Process {
         Self::find(pid).is_some_and(|process| process.state != 'Z')
     }
 
+    /// Whether it is an interpreter that waits for requests. A script that came
+    /// from one has its command line, but a name of its own.
+    pub(crate) fn is_prepared(&self) -> bool {
+        let line = fs::read(format!("/proc/{}/cmdline", self.pid)).unwrap_or_default();
+        let line = String::from_utf8_lossy(&line);
+        let is_interpreter = ["python", "perl"]
+            .iter()
+            .any(|name| self.command.starts_with(name));
+        is_interpreter && (line.contains("serve_here_zygote") || line.contains("/serve-here-warm-"))
+    }
+
     /// All that descend from `pid`, zombies included.
     pub(crate) fn descendants(pid: u32) -> Vec<Self> {
         let all: Vec<Self> = fs::read_dir("/proc")
