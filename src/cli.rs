@@ -193,11 +193,11 @@ pub struct Cli {
     )]
     pub no_warm: Vec<String>,
 
-    /// Prepared interpreters at once [default: 8]
+    /// Prepared interpreters at once [default: 8; 0 = none]
     #[arg(long, value_name = "N", default_value_t = 8, hide_default_value = true, value_parser = clap::value_parser!(u32).range(0..=1000), help_heading = "Scripts")]
     pub warm_max: u32,
 
-    /// End a prepared interpreter that nobody asks for [default: 60]
+    /// End a prepared interpreter that nobody asks for [default: 60; 0 = never]
     #[arg(long, value_name = "SECS", default_value = "60", hide_default_value = true, value_parser = seconds, help_heading = "Scripts")]
     pub warm_idle: f64,
 
