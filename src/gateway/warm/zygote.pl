@@ -32,7 +32,7 @@ package ServeHereZygote;
 
 # The symbols of a fresh interpreter. Perl adds one for each special variable
 # that a program names; those named below are taken away again.
-my %fresh;
+our %fresh;
 BEGIN { $fresh{$_} = 1 for keys %main:: }
 
 # What `use strict` would set: refs, subs, vars.
@@ -42,7 +42,7 @@ BEGIN { $^H |= 0x602 }
 
 # System calls by machine; the number is e_machine of an ELF header. Last, the
 # place of the child's thread id among clone's arguments.
-my %CALLS = (
+our %CALLS = (
     62 => {    # x86-64
         clone => 56, close => 3, close_range => 436, dup3 => 292, exit_group => 231,
         fcntl => 72, get_robust_list => 274, gettid => 186, lseek => 8, openat => 257,
@@ -58,74 +58,82 @@ my %CALLS = (
         kill => 129, clock_gettime => 113, child_tid => 4,
     },
 );
-my %sys;
+our %sys;
 
-my $AF_UNIX               = 1;
-my $AT_FDCWD              = -100;
-my $AT_EMPTY_PATH         = 0x1000;
-my $CLONE_CHILD_CLEARTID  = 0x00200000;
-my $CLONE_CHILD_SETTID    = 0x01000000;
-my $CLONE_PARENT          = 0x00008000;
-my $CLOCK_PROCESS_CPUTIME_ID = 2;
-my $FD_CLOEXEC            = 1;
-my $F_SETFD               = 2;
-my $MSG_CMSG_CLOEXEC      = 0x40000000;
-my $MSG_NOSIGNAL          = 0x4000;
-my $MSG_TRUNC             = 0x20;
-my $MSG_CTRUNC            = 0x08;
-my $O_CLOEXEC             = 0x80000;
-my $PR_GET_TID_ADDRESS    = 40;
-my $PR_SET_NAME           = 15;
-my $PR_SET_PDEATHSIG      = 1;
-my $SIGCHLD               = 17;
-my $SIGKILL               = 9;
-my $SIGTERM               = 15;
-my $SOCK_DGRAM            = 2;
-my $SOCK_CLOEXEC          = 0x80000;
-my $SOCK_NONBLOCK         = 0x800;
-my $EINTR                 = 4;
+sub AF_UNIX                  () { 1 }
+sub AT_FDCWD                 () { -100 }
+sub AT_EMPTY_PATH            () { 0x1000 }
+sub CLONE_CHILD_CLEARTID     () { 0x00200000 }
+sub CLONE_CHILD_SETTID       () { 0x01000000 }
+sub CLONE_PARENT             () { 0x00008000 }
+sub CLOCK_PROCESS_CPUTIME_ID () { 2 }
+sub FD_CLOEXEC               () { 1 }
+sub F_SETFD                  () { 2 }
+sub MSG_CMSG_CLOEXEC         () { 0x40000000 }
+sub MSG_NOSIGNAL             () { 0x4000 }
+sub MSG_TRUNC                () { 0x20 }
+sub MSG_CTRUNC               () { 0x08 }
+sub O_CLOEXEC                () { 0x80000 }
+sub PR_GET_TID_ADDRESS       () { 40 }
+sub PR_SET_NAME              () { 15 }
+sub PR_SET_PDEATHSIG         () { 1 }
+sub SIGCHLD                  () { 17 }
+sub SIGKILL                  () { 9 }
+sub SIGTERM                  () { 15 }
+sub SOCK_DGRAM               () { 2 }
+sub SOCK_CLOEXEC             () { 0x80000 }
+sub SOCK_NONBLOCK            () { 0x800 }
+sub EINTR                    () { 4 }
 
 # A request is at most 64 KiB; what is longer shows as cut off.
-my $MESSAGE_BYTES = 72 << 10;
+sub MESSAGE_BYTES            () { 72 << 10 }
 # The header of a control message and three descriptors.
-my $ANCILLARY_BYTES = 28;
-my $STATX_BYTES     = 256;
-my $SCRIPT_FD       = 3;
+sub ANCILLARY_BYTES          () { 28 }
+sub STATX_BYTES              () { 256 }
+sub SCRIPT_FD                () { 3 }
 # A list of loaded files longer than this isn't learnt.
-my $MAX_REPORT_BYTES = 60 << 10;
-my $MAX_TEXT_BYTES   = 1 << 20;
+sub MAX_REPORT_BYTES         () { 60 << 10 }
+sub MAX_TEXT_BYTES           () { 1 << 20 }
 # Loading what takes more CPU time would make requests wait; the next zygote does
 # it before it says that it is ready.
-my $MAX_PAUSE_MS = 80;
+sub MAX_PAUSE_MS             () { 80 }
 
 # What perl or the C library looked at when this interpreter started. A request
 # that has other values needs an interpreter of its own.
-my $FIXED_AT_START = qr/^(?:PERL|LC_|LANG|LOCPATH$|NLSPATH$|LD_|MALLOC_|GLIBC_|TZ)/;
+our $FIXED_AT_START = qr/\0((?:PERL|LC_|LANG|LOCPATH=|NLSPATH=|LD_|MALLOC_|GLIBC_|TZ)[^\0]*)/;
 
 # What may differ from request to request.
-my $PER_REQUEST = qr/^(?:AUTH_|CONTENT_|DOCUMENT_|HTTP|PATH_|QUERY_|REDIRECT_|REMOTE_|REQUEST_|SCRIPT_|SERVER_[NP]|UNIQUE_)/;
+our $PER_REQUEST = qr/^(?:AUTH_|CONTENT_|DOCUMENT_|HTTP|PATH_|QUERY_|REDIRECT_|REMOTE_|REQUEST_|SCRIPT_|SERVER_[NP]|UNIQUE_)/;
 
 # ---------------------------------------------------------------- state
+#
+# In package variables: lexicals would be cleared when this file is left, in
+# memory that a child shares with the zygote as long as nobody writes to it. The
+# constants are subs for the same reason.
 
-my $control;        # the server's socket, a descriptor
-my $server;         # its process id
-my $tid_address;    # where the C library keeps the thread id
-my $robust_list;    # and its list of robust locks: address, length
-my $settings;       # the variables of $FIXED_AT_START
-my $first_line;     # of the script; its options are in force here
-my ( $message, $ancillary, $scratch );    # memory that the kernel writes to
-my $private;        # the server's folder for its zygotes
-my $script_is;      # the script's identity
-my $zygote;         # this process's id; a child has another
-my %watched;        # fd: something to learn from; then: what to do with it
-my $reports;        # in a child: whether it tells what it has loaded
-my $looked = 0;     # in a trial: how often a module looked at what differs
-my $loaded;         # what is loaded ahead: see `load_ahead`
+our $control;        # the server's socket, a descriptor
+our $server;         # its process id
+our $tid_address;    # where the C library keeps the thread id
+our $robust_list;    # and its list of robust locks: address, length
+our $settings;       # the variables of $FIXED_AT_START
+our $first_line;     # of the script; its options are in force here
+our ( $message, $ancillary, $scratch );    # memory that the kernel writes to
+our $private;        # the server's folder for its zygotes
+our $script_is;      # the script's identity
+our $zygote;         # this process's id; a child has another
+our %watched;        # fd: something to learn from; then: what to do with it
+our $reports;        # in a child: whether it tells what it has loaded
+our $looked = 0;     # in a trial: how often a module looked at what differs
+our $loaded;         # what is loaded ahead: see `load_ahead`
 
 # ---------------------------------------------------------------- the story
 
-# The code that is compiled already keeps the symbols it needs.
-delete @main::{ grep { not $fresh{$_} and $_ ne 'ServeHereZygote::' } keys %main:: };
+# What is compiled already keeps the symbols it needs. This package is kept from
+# being freed: that would be done in each child, and write to many pages.
+our $watcher = bless {};
+our $kept    = $main::{'ServeHereZygote::'};
+delete $fresh{'ServeHereZygote::'};
+delete @main::{ grep { not $fresh{$_} } keys %main:: };
 # Those of the command line; its block, which is running, is renamed then.
 delete @main::{qw(BEGIN !)};
 delete $main::{__ANON__};
@@ -135,13 +143,7 @@ delete $INC{ (__FILE__) };
 # `eval` and `or`: if this fails, the script must not run.
 eval { serve(); 1 } or leave(1);
 
-# Only a child comes here; what is left to do is to take this package away. It
-# is kept from being freed, which would write to many pages shared with the
-# zygote.
-{
-    my $kept = [ delete $main::{'ServeHereZygote::'} ];
-    $kept->[1] = $kept;
-}
+# Only a child comes here. Perl goes on with the script.
 $@ = '';
 1;
 
@@ -195,19 +197,19 @@ sub prepare {
     %sys    = %$calls;
     $server = getppid;
     $zygote = $$;
-    syscall( $sys{fcntl}, $control, $F_SETFD, $FD_CLOEXEC ) == 0
+    syscall( $sys{fcntl}, $control, F_SETFD, FD_CLOEXEC ) == 0
         or return 'the control socket is not open';
 
-    $message   = memory($MESSAGE_BYTES);
-    $ancillary = memory($ANCILLARY_BYTES);
-    $scratch   = memory($STATX_BYTES);
-    $settings  = fixed_settings();
+    $message   = memory(MESSAGE_BYTES);
+    $ancillary = memory(ANCILLARY_BYTES);
+    $scratch   = memory(STATX_BYTES);
+    $settings  = fixed_settings( map {"$_=$ENV{$_}"} keys %ENV );
 
     hide_lookups();
     defined and return $_ for find_tid_address(), find_robust_list(), try_clone();
 
-    $script_is = identity( $AT_FDCWD, $0 );
-    $script_is and $script_is eq identity( $SCRIPT_FD, '' )
+    $script_is = identity( AT_FDCWD, $0 );
+    $script_is and $script_is eq identity( SCRIPT_FD, '' )
         or return 'the script is not descriptor 3';
     my $fd = open_script($0);
     defined $fd or return 'the script can not be read';
@@ -221,20 +223,20 @@ sub prepare {
 # Waits for a request. Returns its length (0: the server has gone) and the
 # descriptors that came with it.
 sub receive {
-    my $vector = pack 'QQ', address($message), $MESSAGE_BYTES;
+    my $vector = pack 'QQ', address($message), MESSAGE_BYTES;
     for (;;) {
         learn_while_idle() if %watched;
         my $header = pack 'QLx4QQQQix4', 0, 0, address($vector), 1,
-            address($ancillary), $ANCILLARY_BYTES, 0;
-        my $length = syscall $sys{recvmsg}, $control, $header, $MSG_CMSG_CLOEXEC;
+            address($ancillary), ANCILLARY_BYTES, 0;
+        my $length = syscall $sys{recvmsg}, $control, $header, MSG_CMSG_CLOEXEC;
         if ( $length < 0 ) {
-            next if $! == $EINTR;
+            next if $! == EINTR;
             return 0;
         }
         my ( $space, $flags ) = unpack 'x40Qi', $header;
         my @streams = $space > 16 ? unpack 'x16i*', substr $ancillary, 0, $space : ();
         # Cut off: no request of ours. look_at declines what has no streams.
-        if ( $flags & ( $MSG_TRUNC | $MSG_CTRUNC ) ) {
+        if ( $flags & ( MSG_TRUNC | MSG_CTRUNC ) ) {
             close_fd($_) for @streams;
             @streams = ();
         }
@@ -272,7 +274,7 @@ sub look_at {
 # Forks. The server is the child's parent, as of any script; the C library gets
 # to know the new thread id, which its own fork would have told it.
 sub clone_for_server {
-    my $pid = raw_clone( $CLONE_PARENT | $CLONE_CHILD_SETTID | $CLONE_CHILD_CLEARTID | $SIGCHLD );
+    my $pid = raw_clone( CLONE_PARENT | CLONE_CHILD_SETTID | CLONE_CHILD_CLEARTID | SIGCHLD );
     return $pid < 0 ? undef : $pid;
 }
 
@@ -282,7 +284,7 @@ sub clone_for_server {
 # start.
 sub become {
     my ( $request, $text, $script_fd, @streams ) = @_;
-    my ( $header, @strings ) = split /\0/, $text, -1;
+    my ( $header, @strings ) = unpack '(Z*)*', $text;
     my ( undef, undef, $args, $origs, $variables, $umask ) = split / /, $header;
     my @arguments = splice @strings, 0, $args;
     my @original  = splice @strings, 0, $origs;
@@ -290,11 +292,11 @@ sub become {
 
     say_to_server("ran $request $$") or leave(1);
     syscall $sys{dup3}, $streams[$_], $_, 0 for 0 .. 2;
-    syscall $sys{dup3}, $script_fd, $SCRIPT_FD, $O_CLOEXEC;
-    close_from( $SCRIPT_FD + 1, $script_fd, $control, @streams );
+    syscall $sys{dup3}, $script_fd, SCRIPT_FD, O_CLOEXEC;
+    close_from( SCRIPT_FD + 1, $script_fd, $control, @streams );
 
     setpgrp 0, 0;
-    syscall $sys{prctl}, $PR_SET_PDEATHSIG, $SIGTERM, 0, 0, 0;
+    syscall $sys{prctl}, PR_SET_PDEATHSIG, SIGTERM, 0, 0, 0;
     # It may have died before that was set.
     getppid == $server or leave(127);
     syscall $sys{set_robust_list}, @$robust_list;
@@ -302,7 +304,7 @@ sub become {
     set_name( command_name( $0, @original ) );
 
     set_environment(@variables);
-    fixed_settings() eq $settings or run_plainly( $0, @arguments );
+    fixed_settings(@variables) eq $settings or run_plainly( $0, @arguments );
 
     $reports = $watched{then} && $watched{then} == \&take_report;
     shift @arguments;
@@ -316,13 +318,14 @@ sub become {
 # "#!/usr/bin/env perl" that is perl; its argument 0 is then a bare name.
 sub command_name {
     my ( $script, $interpreter ) = @_;
-    my $file = defined $interpreter && $interpreter !~ m{/} ? $interpreter : $script;
-    return substr $file =~ m{([^/]*)\z} ? $1 : $file, 0, 15;
+    my $bare = defined $interpreter && index( $interpreter, '/' ) < 0;
+    my $file = $bare ? $interpreter : $script;
+    return substr $file, 1 + rindex( $file, '/' ), 15;
 }
 
 sub set_name {
     my ($name) = @_;
-    syscall $sys{prctl}, $PR_SET_NAME, $name, 0, 0, 0;
+    syscall $sys{prctl}, PR_SET_NAME, $name, 0, 0, 0;
 }
 
 # Replaces it whole. Assigning to %ENV sets the C library's as well.
@@ -374,8 +377,8 @@ sub learning_path {
 
 sub learning_socket {
     my ($path) = @_;
-    my $fd = syscall $sys{socket}, $AF_UNIX, $SOCK_DGRAM | $SOCK_CLOEXEC | $SOCK_NONBLOCK, 0;
-    return $fd, pack 'Sa108', $AF_UNIX, $path;
+    my $fd = syscall $sys{socket}, AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0;
+    return $fd, pack 'Sa108', AF_UNIX, $path;
 }
 
 # In a child: sends what is loaded to the zygote. No descriptor stays open.
@@ -384,9 +387,9 @@ sub report {
     return if grep { ref or /\0/ } @INC;
     my @pairs = map { $_, $INC{$_} } grep { defined $INC{$_} and not ref $INC{$_} } keys %INC;
     my $text  = join "\0", unpack( 'H*', $script_is ), scalar(@INC), @INC, @pairs;
-    return if length $text > $MAX_REPORT_BYTES;
+    return if length $text > MAX_REPORT_BYTES;
     my ( $fd, $name ) = learning_socket( learning_path() );
-    syscall $sys{sendto}, $fd, $text, length $text, $MSG_NOSIGNAL, $name, length $name;
+    syscall $sys{sendto}, $fd, $text, length $text, MSG_NOSIGNAL, $name, length $name;
     close_fd($fd);
 }
 
@@ -413,10 +416,10 @@ sub learn_while_idle {
 }
 
 sub take_report {
-    my $length = syscall $sys{read}, $watched{fd}, $message, $MESSAGE_BYTES;
+    my $length = syscall $sys{read}, $watched{fd}, $message, MESSAGE_BYTES;
     my $text   = $length > 0 ? substr $message, 0, $length : '';
     my ( $script, $folders, @rest ) = split /\0/, $text, -1;
-    my $now = identity( $AT_FDCWD, $0 );
+    my $now = identity( AT_FDCWD, $0 );
     # Of an older script: the next one will do.
     return if not $now or $script ne unpack 'H*', $now;
     unlink learning_path();
@@ -447,7 +450,7 @@ sub own_folders {
     close_fd($write);
     my ( $text, $length ) = ('');
     $text .= substr $message, 0, $length
-        while ( $length = syscall $sys{read}, $read, $message, $MESSAGE_BYTES ) > 0;
+        while ( $length = syscall $sys{read}, $read, $message, MESSAGE_BYTES ) > 0;
     close_fd($read);
     syscall $sys{wait4}, $pid, 0, 0, 0;
     return split /\0/, $text;
@@ -495,7 +498,7 @@ sub start_trial {
     if ( $pid == 0 ) {
         # What a module prints comes before the answer, and spoils it.
         syscall $sys{dup3}, $write, $_, 0 for 1, 2;
-        close_from( $SCRIPT_FD + 1, $read, $write, $control );
+        close_from( SCRIPT_FD + 1, $read, $write, $control );
         $| = 1;
         alarm 10;
         my $start  = cpu_milliseconds();
@@ -557,10 +560,11 @@ sub watch_sources {
     );
     BEGIN { $^H &= ~0x2 }    # by name: a glob in the text would stay visible
     *{"CORE::GLOBAL::$_"} = $watched_calls{$_} for keys %watched_calls;
-    tie %ENV, 'ServeHereZygote', {%ENV};
+    %$watcher = %ENV;
+    tie %ENV, $watcher;
 }
 
-sub TIEHASH  { return bless $_[1], $_[0] }
+sub TIEHASH  { return $_[0] }
 sub FETCH    { $looked++ if $_[1] =~ $PER_REQUEST; return $_[0]{ $_[1] } }
 sub EXISTS   { $looked++ if $_[1] =~ $PER_REQUEST; return exists $_[0]{ $_[1] } }
 sub STORE    { $looked++; $_[0]{ $_[1] } = $_[2] }
@@ -571,16 +575,16 @@ sub NEXTKEY  { return each %{ $_[0] } }
 
 sub end_trial {
     my ( $learnt, $pid ) = @_;
-    my $length = syscall $sys{read}, $watched{fd}, $message, $MESSAGE_BYTES;
+    my $length = syscall $sys{read}, $watched{fd}, $message, MESSAGE_BYTES;
     stop_watching();
-    syscall $sys{kill}, $pid, $SIGKILL;
+    syscall $sys{kill}, $pid, SIGKILL;
     syscall $sys{wait4}, $pid, 0, 0, 0;
     my $answer = $length > 0 ? substr $message, 0, $length : '';
     my ( $count, $took ) = $answer =~ /\A([0-9]+) ([0-9]+)\n\z/ or return;
     $count or return;
     $#{ $learnt->{files} } = $count - 1;
     remember($learnt);
-    load_ahead($learnt) if $took <= $MAX_PAUSE_MS;
+    load_ahead($learnt) if $took <= MAX_PAUSE_MS;
 }
 
 # ---------------------------------------------------------------- loading ahead
@@ -596,7 +600,7 @@ sub load_ahead {
     }
     $loaded = {
         script  => $learnt->{script},
-        is      => { map { $_ => identity( $AT_FDCWD, $_ ) } values %INC },
+        is      => { map { $_ => identity( AT_FDCWD, $_ ) } values %INC },
         year    => (localtime)[5],
         checked => 0,
     };
@@ -623,11 +627,11 @@ sub load {
 sub out_of_date {
     my ($script) = @_;
     $script eq $loaded->{script} or return 'the script has changed';
-    identity( $AT_FDCWD, $_ ) and return "there is a $_ now" for @{ $loaded->{before_all} };
+    identity( AT_FDCWD, $_ ) and return "there is a $_ now" for @{ $loaded->{before_all} };
     my $now = time;
     $now == $loaded->{checked} and return;
-    identity( $AT_FDCWD, $_ ) and return "there is a $_ now" for @{ $loaded->{before} };
-    identity( $AT_FDCWD, $_ ) eq $loaded->{is}{$_} or return "$_ has changed"
+    identity( AT_FDCWD, $_ ) and return "there is a $_ now" for @{ $loaded->{before} };
+    identity( AT_FDCWD, $_ ) eq $loaded->{is}{$_} or return "$_ has changed"
         for keys %{ $loaded->{is} };
     (localtime)[5] == $loaded->{year} or return 'a new year has begun';
     $loaded->{checked} = $now;
@@ -682,7 +686,7 @@ sub machine {
 # the address that the kernel knows; it is right if the number is.
 sub find_tid_address {
     my $answer = memory(8);
-    syscall( $sys{prctl}, $PR_GET_TID_ADDRESS, $answer, 0, 0, 0 ) == 0
+    syscall( $sys{prctl}, PR_GET_TID_ADDRESS, $answer, 0, 0, 0 ) == 0
         or return 'the kernel does not tell where the thread id is';
     $tid_address = unpack 'Q', $answer;
     return if $tid_address && thread_id_in_memory() == syscall $sys{gettid};
@@ -704,7 +708,7 @@ sub find_robust_list {
 # Whether a child made by number is whole: it knows its ids and can end.
 sub try_clone {
     my $self = $$;
-    my $pid  = raw_clone( $CLONE_CHILD_SETTID | $CLONE_CHILD_CLEARTID | $SIGCHLD );
+    my $pid  = raw_clone( CLONE_CHILD_SETTID | CLONE_CHILD_CLEARTID | SIGCHLD );
     if ( $pid == 0 ) {
         my $whole = getppid == $self && thread_id_in_memory() == $$ && $$ != $self;
         leave( $whole ? 7 : 1 );
@@ -750,22 +754,22 @@ sub raw_clone {
 
 # A process that helps this one and ends with it.
 sub helper {
-    my $pid = raw_clone( $CLONE_CHILD_SETTID | $CLONE_CHILD_CLEARTID | $SIGCHLD );
+    my $pid = raw_clone( CLONE_CHILD_SETTID | CLONE_CHILD_CLEARTID | SIGCHLD );
     $pid >= 0 or leave(1);
-    syscall $sys{prctl}, $PR_SET_PDEATHSIG, $SIGKILL, 0, 0, 0 if $pid == 0;
+    syscall $sys{prctl}, PR_SET_PDEATHSIG, SIGKILL, 0, 0, 0 if $pid == 0;
     return $pid;
 }
 
 sub pipe_pair {
     my $pair = memory(8);
-    syscall( $sys{pipe2}, $pair, $O_CLOEXEC ) == 0 or leave(1);
+    syscall( $sys{pipe2}, $pair, O_CLOEXEC ) == 0 or leave(1);
     return unpack 'ii', $pair;
 }
 
 # Of this process; Perl's `times` counts in hundredths of a second.
 sub cpu_milliseconds {
     my $time = memory(16);
-    syscall $sys{clock_gettime}, $CLOCK_PROCESS_CPUTIME_ID, $time;
+    syscall $sys{clock_gettime}, CLOCK_PROCESS_CPUTIME_ID, $time;
     my ( $seconds, $nanoseconds ) = unpack 'qq', $time;
     return $seconds * 1000 + int $nanoseconds / 1_000_000;
 }
@@ -775,14 +779,14 @@ sub say_to_server {
     my $data = "$text\0";
     my $sent;
     do {
-        $sent = syscall $sys{sendto}, $control, $data, length $data, $MSG_NOSIGNAL, 0, 0;
-    } while $sent < 0 && $! == $EINTR;
+        $sent = syscall $sys{sendto}, $control, $data, length $data, MSG_NOSIGNAL, 0, 0;
+    } while $sent < 0 && $! == EINTR;
     return $sent >= 0;
 }
 
 sub open_script {
     my ($path) = @_;
-    my $fd = syscall $sys{openat}, $AT_FDCWD, $path, $O_CLOEXEC;
+    my $fd = syscall $sys{openat}, AT_FDCWD, $path, O_CLOEXEC;
     return $fd < 0 ? undef : $fd;
 }
 
@@ -800,7 +804,7 @@ sub first_line {
 sub identity {
     my ( $fd, $path ) = @_;
     my $all = 0x7ff;
-    syscall( $sys{statx}, $fd, $path, $AT_EMPTY_PATH, $all, $scratch ) == 0 or return '';
+    syscall( $sys{statx}, $fd, $path, AT_EMPTY_PATH, $all, $scratch ) == 0 or return '';
     return join '', unpack 'x20 a12 a16 x48 a32 x8 a8', $scratch;
 }
 
@@ -809,7 +813,7 @@ sub text_of {
     my ($path) = @_;
     open my $file, '<:raw', $path or return '';
     my $text = '';
-    sysread $file, $text, $MAX_TEXT_BYTES;
+    sysread $file, $text, MAX_TEXT_BYTES;
     return $text;
 }
 
@@ -845,6 +849,7 @@ sub address {
     return unpack 'Q', pack 'P', $_[0];
 }
 
+# Those of $FIXED_AT_START among NAME=VALUE, in one string.
 sub fixed_settings {
-    return join "\0", map {"$_=$ENV{$_}"} sort grep { $_ =~ $FIXED_AT_START } keys %ENV;
+    return join "\0", sort +( "\0" . join "\0", @_ ) =~ /$FIXED_AT_START/g;
 }
