@@ -191,7 +191,7 @@ sub prepare {
     $^P       and return 'a debugger';
     defined $^I and return 'in-place editing';
     defined $ENV{$_} and return "$_ is set"
-        for qw(PERL_HASH_SEED PERL_PERTURB_KEYS PERL_RAND_SEED PERL5DB);
+        for qw(PERL_HASH_SEED PERL_PERTURB_KEYS PERL_RAND_SEED PERL5DB PERL5OPT);
 
     my $calls = $CALLS{ machine() } or return 'the system calls of this machine are unknown';
     %sys    = %$calls;
@@ -280,8 +280,7 @@ sub clone_for_server {
 
 # ---------------------------------------------------------------- in the child
 
-# Makes this process what exec would have made of it, in the order of a plain
-# start.
+# Makes this process what exec would have made of it.
 sub become {
     my ( $request, $text, $script_fd, @streams ) = @_;
     my ( $header, @strings ) = unpack '(Z*)*', $text;
@@ -290,15 +289,16 @@ sub become {
     my @original  = splice @strings, 0, $origs;
     my @variables = splice @strings, 0, $variables;
 
-    say_to_server("ran $request $$") or leave(1);
-    syscall $sys{dup3}, $streams[$_], $_, 0 for 0 .. 2;
-    syscall $sys{dup3}, $script_fd, SCRIPT_FD, O_CLOEXEC;
-    close_from( SCRIPT_FD + 1, $script_fd, $control, @streams );
-
+    # Before the server knows of it, so that it can signal the group at once.
     setpgrp 0, 0;
     syscall $sys{prctl}, PR_SET_PDEATHSIG, SIGTERM, 0, 0, 0;
     # It may have died before that was set.
     getppid == $server or leave(127);
+
+    say_to_server("ran $request $$") or leave(1);
+    syscall $sys{dup3}, $streams[$_], $_, 0 for 0 .. 2;
+    syscall $sys{dup3}, $script_fd, SCRIPT_FD, O_CLOEXEC;
+    close_from( SCRIPT_FD + 1, $script_fd, $control, @streams );
     syscall $sys{set_robust_list}, @$robust_list;
     umask oct $umask;
     set_name( command_name( $0, @original ) );
