@@ -802,6 +802,9 @@ class Stash(object):
             self.facts[name] = recorder.facts.get(name) or Facts(name)
         for name in new:
             self.facts[name].complete(self)
+            # Such as cgitb: a script may have another sys.stdout by then, and
+            # the interpreter closes it at the end if nobody else holds it.
+            self.facts[name].tainted |= recorder.streams != references_to_streams()
         for name, module in present.items():
             del sys.modules[name]
             parent, _, tail = name.rpartition('.')
@@ -949,6 +952,10 @@ class Stash(object):
         return names
 
 
+def references_to_streams():
+    return [sys.getrefcount(getattr(sys, name)) for name in ('stdin', 'stdout', 'stderr')]
+
+
 def state_of(module):
     """Two of them are equal if no name of the module was bound to another
     object: tuples compare their elements by identity first."""
@@ -1045,6 +1052,7 @@ class Recorder(object):
         self.importers_before = frozenset(sys.path_importer_cache)
         self.importers = set(self.importers_before)
         self.replaced = []
+        self.streams = references_to_streams()
 
     def __enter__(self):
         stash = self.stash
