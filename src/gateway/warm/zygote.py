@@ -800,6 +800,9 @@ class Stash(object):
         self.modules.update(present)
         for name in new:
             self.facts[name] = recorder.facts.get(name) or Facts(name)
+            if name == 'threading':
+                # See `Facts.repeat`.
+                present[name].main_thread()._stderr = None
         for name in new:
             self.facts[name].complete(self)
             # Such as cgitb: a script may have another sys.stdout by then, and
@@ -1028,8 +1031,10 @@ class Facts(object):
         for register, arguments, keywords in self.exits:
             register(*arguments, **keywords)
         if self.name == 'threading':
-            # The main thread's number is the process's.
+            # The main thread's number is the process's, and its stream for
+            # errors is the one of the moment.
             module.main_thread()._set_native_id()
+            module.main_thread()._stderr = sys.stderr
         elif self.name == 'logging':
             clock = module.time.time_ns if isinstance(module._startTime, int) else module.time.time
             module._startTime = clock()
