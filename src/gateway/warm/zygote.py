@@ -800,6 +800,8 @@ class Stash(object):
         self.modules.update(present)
         for name in new:
             self.facts[name] = recorder.facts.get(name) or Facts(name)
+            # One that nobody saw being loaded is not known well enough.
+            self.facts[name].tainted |= name not in recorder.facts
             if name == 'threading':
                 # See `Facts.repeat`.
                 present[name].main_thread()._stderr = None
