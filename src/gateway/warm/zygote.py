@@ -17,6 +17,8 @@ The law is that a script must not be able to tell. How it is kept:
 * Modules of the standard library that earlier scripts imported are loaded
   before the fork, but hidden: a script gets one when it asks for it, if it is
   the one that its own sys.path would give (`Stash`).
+* The child ends by the interpreter's own finalisation. With SERVE_HERE_FAST_END
+  it leaves that out where it would have nothing to do (`FastEnd`).
 * What can't be had exactly is left to a plain run: the child executes the
   script, or the zygote declines.
 
@@ -43,6 +45,9 @@ EVERY_WARNING = ('error', None, Warning, None, 0)
 # Of the learnt modules.
 LEARNT_BYTES = 32 << 10
 LEARNT_NAMES = 512
+
+# Of /dev/null, on every Linux.
+NULL_DEVICE = 1 << 8 | 3
 
 PR_SET_PDEATHSIG, PR_SET_NAME, PR_GET_TID_ADDRESS = 1, 15, 40
 SIGINT, SIGKILL, SIGPIPE, SIGTERM, SIGCHLD, SIGXFSZ = 2, 9, 13, 15, 17, 25
@@ -189,6 +194,9 @@ class Zygote(object):
         self.heard = []
         self.rehearsal = self.rehearsing = None
         self.to_learn = []
+        fast = environment.get(b'SERVE_HERE_FAST_END') == b'1'
+        self.fast_end = FastEnd(self.stash, self.tools) if fast else None
+        self.null_stdin = self.make_null_stdin()
         self.learn_path = private + b'/learn-%d' % posix.getpid()
         self.learn_socket = self.open_learn_socket()
 
@@ -362,20 +370,20 @@ class Zygote(object):
             request = Request(data, descriptors)
             if startup_values(request.environment) != self.startup_values:
                 raise Declined('other variables of the interpreter')
-            code = self.code_of(request.script)
+            code, audits = self.code_of(request.script)
             pid = self.fork(CLONE_PARENT)
         except Declined as reason:
             control.send(b'no %s %s\0' % (number, str(reason).encode()))
             pid = None
         if pid == 0:
-            return self.become(request, code, control, number)
+            return self.become(request, code, audits, control, number)
         for descriptor in descriptors:
             posix.close(descriptor)
         return None
 
     def code_of(self, path):
         """The compiled script, or None if only the interpreter itself can read
-        it exactly. Of the file as it is now: the change time counts too, since
+        it exactly, and whether it may add an audit hook. Of the file as it is now: the change time counts too, since
         the other one can be set back."""
         try:
             descriptor = posix.open(path, posix.O_RDONLY | posix.O_CLOEXEC | posix.O_NONBLOCK)
@@ -386,7 +394,7 @@ class Zygote(object):
             identity = identity_of(status)
             cached = self.codes.get(path)
             if cached is not None and cached[0] == identity:
-                return cached[1]
+                return cached[1:]
             source = read_script(descriptor, status)
             if identity_of(posix.fstat(descriptor)) != identity:
                 raise Declined('changing')
@@ -398,8 +406,8 @@ class Zygote(object):
             self.codes.pop(path, None)
             while len(self.codes) >= CACHED_SCRIPTS:
                 del self.codes[next(iter(self.codes))]
-            self.codes[path] = (identity, code)
-        return code
+            self.codes[path] = (identity, code, AUDIT in source)
+        return code, AUDIT in source
 
     def fork(self, flags):
         """os.fork, but with the flags of clone: with CLONE_PARENT the child is
@@ -418,7 +426,7 @@ class Zygote(object):
 
     # The child.
 
-    def become(self, request, code, control, number):
+    def become(self, request, code, audits, control, number):
         """Puts the request on. Returns what the interpreter is to call."""
         tools = self.tools
         try:
@@ -438,9 +446,10 @@ class Zygote(object):
             tools.prctl(PR_SET_NAME, tools.c_char_p(request.command()), 0, 0, 0)
             self.set_environment(request.environment)
             self.set_arguments(request)
-            if not request.piped:
-                self.rebuild_stdin()
-            return self.prepare_main(request, code)
+            if request.kind_of_input != 'pipe':
+                null = request.kind_of_input == 'null'
+                sys.stdin = sys.__stdin__ = self.null_stdin if null else self.make_stdin()
+            return self.prepare_main(request, code, audits)
         except BaseException:
             # Nothing of the script has run: it can still be started plainly.
             self.execute(request)
@@ -493,7 +502,7 @@ class Zygote(object):
         # The interpreter looks whether the script is a folder or an archive.
         sys.path_importer_cache[script] = None
 
-    def rebuild_stdin(self):
+    def make_stdin(self):
         """As the interpreter makes it: what was made for the zygote's pipe says
         that it can't seek."""
         old = sys.stdin
@@ -502,15 +511,27 @@ class Zygote(object):
         new = self.tools.io.TextIOWrapper(
             buffer, old.encoding, old.errors, '\n', False, old.write_through)
         new.mode = 'r'
-        sys.stdin = sys.__stdin__ = new
+        return new
 
-    def prepare_main(self, request, code):
+    def make_null_stdin(self):
+        """The one for requests without content, made once: for /dev/null."""
+        pipe = posix.dup(0)
+        null = posix.open('/dev/null', posix.O_RDONLY)
+        posix.dup2(null, 0)
+        stdin = self.make_stdin()
+        posix.dup2(pipe, 0)
+        posix.close(pipe)
+        posix.close(null)
+        return stdin
+
+    def prepare_main(self, request, code, audits):
         script = self.tools.os.fsdecode(request.script)
         main = sys.modules['__main__'].__dict__
         main['__file__'] = script
         main['__cached__'] = None
         main['__loader__'] = self.tools.source_loader('__main__', script)
-        return bottom_of_the_stack(code, Ending(self.tools, self))
+        fast_end = None if audits else self.fast_end
+        return bottom_of_the_stack(code, Ending(self.tools, self, fast_end))
 
 
 def startup_values(environment):
@@ -551,8 +572,9 @@ class Request(object):
         if len(self.environment) != envc or not argc or not origc:
             raise Declined('malformed')
         # The streams were made for pipes; only the first is made anew.
-        self.piped = is_pipe(descriptors[0])
-        if not is_pipe(descriptors[1]) or not is_pipe(descriptors[2]):
+        kinds = [kind_of(descriptor) for descriptor in descriptors]
+        self.kind_of_input = kinds[0]
+        if kinds[1:] != ['pipe', 'pipe']:
             raise Declined('output is no pipe')
 
     def command(self):
@@ -562,8 +584,11 @@ class Request(object):
         return (self.script if b'/' in first else first).rpartition(b'/')[2][:15]
 
 
-def is_pipe(descriptor):
-    return posix.fstat(descriptor).st_mode & 0o170000 == 0o010000
+def kind_of(descriptor):
+    status = posix.fstat(descriptor)
+    if status.st_mode & 0o170000 == 0o010000:
+        return 'pipe'
+    return 'null' if status.st_rdev == NULL_DEVICE else 'other'
 
 
 def identity_of(status):
@@ -638,9 +663,10 @@ class Ending(object):
     It is deleted as soon as the script's frame is gone, before the traceback of
     an exception is shown."""
 
-    def __init__(self, tools, zygote=None):
+    def __init__(self, tools, zygote=None, fast_end=None):
         self.tools = tools
         self.zygote = zygote
+        self.fast_end = fast_end
         # As the interpreter does while it runs a file.
         self.main = sys.modules['__main__']
         self.finished = False
@@ -651,23 +677,28 @@ class Ending(object):
         return False
 
     def __del__(self):
-        flush_streams()
+        flushed = flush_streams()
         if self.finished:
             forget_file()
             if self.zygote:
                 report_modules(self.zygote)
+            if flushed and self.fast_end and self.fast_end.is_exact():
+                posix._exit(0)
         else:
             # Runs after the traceback, before the script's own callbacks.
             self.tools.at_exit(after_exception)
 
 
 def flush_streams():
+    """Whether nothing is left to be written."""
+    flushed = True
     for name in ('stderr', 'stdout'):
         try:
             getattr(sys, name).flush()
         except BaseException:
             # The interpreter flushes again at the end, and then it counts.
-            pass
+            flushed = False
+    return flushed
 
 
 def forget_file():
@@ -697,6 +728,135 @@ def report_modules(zygote):
         sender.close()
     except OSError:
         pass
+
+
+# The end without finalisation.
+
+# Their objects do something when they are destroyed, or their libraries when
+# the process ends.
+UNFIT_FOR_FAST_END = frozenset(
+    'ctypes _ctypes sqlite3 _sqlite3 dbm _dbm _gdbm multiprocessing _multiprocessing readline'
+    ' curses _curses tkinter _tkinter tracemalloc cProfile profile trace _lsprof faulthandler'
+    ' _xxsubinterpreters _interpreters _posixshmem'.split())
+# Of modules that are not the standard library's: more are not looked at.
+OWN_MODULES = 16
+# What a source that adds an audit hook contains.
+AUDIT = b'addaudithook'
+
+
+class FastEnd(object):
+    """Tells whether the interpreter's finalisation, the largest part of a short
+    script's cost, would do nothing that anybody could notice: then the child
+    just exits. Asked only if the script ran off its end and both streams are
+    flushed. Finalisation is left to the interpreter if there is
+
+    * another thread, a callback for the end, a trace or profile function, a
+      debugging option, a watched garbage collection;
+    * another sys.stdout or sys.stderr;
+    * a class with __del__, or an object of one: also every generator, coroutine,
+      file and socket that is not gone;
+    * a weak reference with a callback that is not the standard library's own;
+    * a module that may do something at the end: of those named above, extension
+      modules that are not the standard library's, sources that mention an audit
+      hook, which would hear of the end.
+
+    The objects are those of the garbage collector's lists. What was there before
+    the fork is not in them."""
+
+    def __init__(self, stash, tools):
+        self.stash = stash
+        self.gc = tools.gc
+        self.open = tools.io.open
+        self.streams = sys.stdout, sys.stderr
+        self.callbacks = tools.callbacks
+        self.threads = tools.threads
+        weakref = sys.modules['_weakref']
+        self.reference = weakref.ReferenceType
+        self.proxies = {weakref.ProxyType, weakref.CallableProxyType}
+        self.callback_of = vars(weakref.ReferenceType)['__callback__'].__get__
+        # Past a metaclass's own ideas.
+        self.bases_of = vars(type)['__mro__'].__get__
+        self.names_of = vars(type)['__dict__'].__get__
+        self.possible = not (
+            sys.flags.dev_mode or hasattr(sys, 'gettotalrefcount') or self.callbacks()
+            or sys.gettrace() or sys.getprofile()
+            or [name for name in tools.os.environ
+                if name.startswith(('PYTHONDUMP', 'PYTHONMALLOC', 'PYTHONTRACE'))]
+            # What the user's sitecustomize may have left.
+            or [kind for kind in set(map(type, self.gc.get_objects()))
+                if self.finalizes(kind) and kind.__module__ != '_io'])
+
+    def is_exact(self):
+        try:
+            return (self.possible and self.interpreter_is_plain() and self.modules_are_plain()
+                    and self.objects_are_plain())
+        except Exception:
+            return False
+
+    def interpreter_is_plain(self):
+        gc = self.gc
+        stdout, stderr = self.streams
+        return not (
+            sys.stdout is not stdout or sys.stderr is not stderr
+            or sys.__stdout__ is not stdout or sys.__stderr__ is not stderr
+            or self.threads() or self.other_callbacks()
+            or sys.gettrace() or sys.getprofile()
+            or gc.callbacks or gc.garbage or gc.get_debug())
+
+    def other_callbacks(self):
+        """Callbacks for the end, but for those of the standard library that have
+        nothing to do now."""
+        own = 0
+        logging = sys.modules.get('logging')
+        # The one handler that is always there is for messages without another.
+        if logging is not None and len(logging._handlerList) == 1:
+            own = 1
+        for callback in getattr(sys.modules.get('threading'), '_threading_atexits', ()):
+            if getattr(callback, 'func', callback).__module__ != 'concurrent.futures.thread':
+                return True
+        return self.callbacks() != own
+
+    def modules_are_plain(self):
+        modules = sys.modules
+        if not UNFIT_FOR_FAST_END.isdisjoint(modules):
+            return False
+        known, startup = self.stash.modules, self.stash.startup
+        own = [name for name in modules if name not in known and name not in startup]
+        if len(own) > OWN_MODULES:
+            return False
+        for name in own:
+            file = vars(modules[name])['__file__']
+            if not file.endswith('.py'):
+                return False
+            with self.open(file, 'rb') as source:
+                if AUDIT in source.read():
+                    return False
+        return True
+
+    def objects_are_plain(self):
+        objects = self.gc.get_objects()
+        kinds = set(map(type, objects))
+        # The one that is asking.
+        kinds.discard(Ending)
+        if not kinds.isdisjoint(self.proxies):
+            return False
+        metaclasses = {kind for kind in kinds if type in self.bases_of(kind)}
+        references = {kind for kind in kinds if self.reference in self.bases_of(kind)}
+        for thing in objects:
+            if type(thing) in metaclasses:
+                kinds.add(thing)
+            elif type(thing) in references:
+                callback = self.callback_of(thing)
+                if callback is not None and getattr(
+                        callback, '__module__', None) not in ('weakref', '_weakrefset'):
+                    return False
+        return not [kind for kind in kinds if self.finalizes(kind)]
+
+    def finalizes(self, kind):
+        for base in self.bases_of(kind):
+            if '__del__' in self.names_of(base):
+                return True
+        return False
 
 
 # Modules loaded before the fork.
@@ -1191,6 +1351,8 @@ class Tools(object):
         # By name: to an old interpreter it is a keyword.
         self.execute = getattr(module('builtins'), 'exec')
         self.at_exit = module('atexit').register
+        self.callbacks = module('atexit')._ncallbacks
+        self.threads = module('_thread')._count
         self.os = module('os')
         self.io = module('io')
         self.gc = module('gc')
