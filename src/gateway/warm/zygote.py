@@ -46,6 +46,8 @@ EVERY_WARNING = ('error', None, Warning, None, 0)
 LEARNT_BYTES = 32 << 10
 LEARNT_NAMES = 512
 
+# Of ma_version_tag in a dictionary, after reference count, type and size.
+VERSION_OFFSET = 24
 # Of /dev/null, on every Linux.
 NULL_DEVICE = 1 << 8 | 3
 
@@ -371,6 +373,9 @@ class Zygote(object):
             if startup_values(request.environment) != self.startup_values:
                 raise Declined('other variables of the interpreter')
             code, audits = self.code_of(request.script)
+            path = self.tools.os.path.realpath(self.tools.os.fsdecode(request.script))
+            request.folder = path.rpartition('/')[0] or '/'
+            self.stash.look_at_folders(request.folder)
             pid = self.fork(CLONE_PARENT)
         except Declined as reason:
             control.send(b'no %s %s\0' % (number, str(reason).encode()))
@@ -497,8 +502,7 @@ class Zygote(object):
             sys.orig_argv[:] = map(decode, request.original)
         script = decode(request.script)
         if not getattr(sys.flags, 'safe_path', False):
-            folder = self.tools.os.path.realpath(script).rpartition('/')[0]
-            sys.path.insert(0, folder or '/')
+            sys.path.insert(0, request.folder)
         # The interpreter looks whether the script is a folder or an archive.
         sys.path_importer_cache[script] = None
 
@@ -717,8 +721,10 @@ def after_exception():
 def report_modules(zygote):
     """Tells the zygote which modules it might have loaded before. The socket is
     opened only now: a script sees no descriptor of ours."""
+    if zygote.stash.has_nothing_new() or not zygote.learn_socket:
+        return
     names = [name for name in sys.modules if name not in zygote.stash.known]
-    if not names or not zygote.learn_socket:
+    if not names:
         return
     text = '\0'.join(names).encode('ascii', 'replace')
     socket = zygote.tools.socket
@@ -818,6 +824,10 @@ class FastEnd(object):
 
     def modules_are_plain(self):
         modules = sys.modules
+        if self.stash.unfit_for_fast_end:
+            return False
+        if self.stash.has_nothing_new():
+            return True
         if not UNFIT_FOR_FAST_END.isdisjoint(modules):
             return False
         known, startup = self.stash.modules, self.stash.startup
@@ -899,6 +909,12 @@ class Stash(object):
         # In which of `folders` a module was found, if it was.
         self.places = {}
         self.listings = {}
+        self.version_type = None
+        self.unfit_for_fast_end = False
+        # Whether a script has had hidden modules only, and how many names are in
+        # sys.modules then.
+        self.only_given = True
+        self.given = len(self.startup)
         self.recorder = None
         self.install()
 
@@ -911,6 +927,8 @@ class Stash(object):
                 return stash.recorder.lock(name, make_lock(name))
             if name in stash.hidden:
                 stash.restore(name)
+            if name not in sys.modules:
+                stash.only_given = False
             return make_lock(name)
 
         # As importlib's own frames: a traceback leaves them out.
@@ -992,12 +1010,34 @@ class Stash(object):
         for name in self.startup:
             # sys changes all the time, and nobody keeps what is in it.
             if name != 'sys' and name in sys.modules:
-                self.states[name] = state_of(sys.modules[name])
+                self.states[name] = self.state_of(sys.modules[name])
         for name, module in self.modules.items():
-            self.states[name] = state_of(module)
+            self.states[name] = self.state_of(module)
 
     def order_of(self, name):
         return self.facts[name].order if name in self.facts else ()
+
+    def state_of(self, module):
+        """Two of them are equal if no name of the module was bound to another
+        object in between: the version of its dictionary where Python keeps one,
+        because taking the values would touch each of them, and so copy its page;
+        else the values, which a tuple compares by identity first."""
+        if self.version_type:
+            return self.version_type.from_address(id(vars(module)) + VERSION_OFFSET).value
+        return tuple(vars(module).values())
+
+    def use_versions(self, ctypes):
+        """PEP 509, until 3.13. Sees for itself that a change shows."""
+        probe = sys.modules['__main__']
+        self.version_type = ctypes.c_uint64
+        states = [self.state_of(probe)]
+        for value in (1, 1000, 1000.5):
+            probe.__dict__['_'] = value
+            states.append(self.state_of(probe))
+        del probe._
+        states.append(self.state_of(probe))
+        if len(set(states)) != len(states) or self.state_of(probe) != states[-1]:
+            self.version_type = None
 
     def remember_file(self, name, module):
         file = getattr(module, '__file__', None)
@@ -1024,6 +1064,10 @@ class Stash(object):
                 self.names_in(path)
 
     # In the child.
+
+    def has_nothing_new(self):
+        """Without a look at each name."""
+        return self.only_given and len(sys.modules) == self.given
 
     def restore(self, name):
         """Puts a hidden module and what it needs back, if that is what a real
@@ -1056,16 +1100,19 @@ class Stash(object):
         names = [name for name in order if name in self.hidden]
         for name in names:
             modules[name] = self.hidden.pop(name)
+        if self.recorder is None:
+            self.given += len(names)
         for name in names:
             parent, _, tail = name.rpartition('.')
             if parent and tail not in vars(modules[parent]):
                 setattr(modules[parent], tail, modules[name])
-                self.states[parent] = state_of(modules[parent])
+                self.states[parent] = self.state_of(modules[parent])
             facts = self.facts[name]
             if facts.name == name and self.recorder is None:
                 facts.repeat(modules[name])
+                self.unfit_for_fast_end |= facts.unfit_for_fast_end
                 if facts.changes_at_fork:
-                    self.states[name] = state_of(modules[name])
+                    self.states[name] = self.state_of(modules[name])
 
     def unchanged(self, facts):
         """Whether nothing was done that a real import of these modules would
@@ -1083,10 +1130,10 @@ class Stash(object):
                     return False
             elif modules.get(name) is not self.modules[name]:
                 return False
-            elif state_of(modules[name]) != self.states[name]:
+            elif self.state_of(modules[name]) != self.states[name]:
                 return False
         for name in facts.bases:
-            if name not in modules or state_of(modules[name]) != self.states[name]:
+            if name not in modules or self.state_of(modules[name]) != self.states[name]:
                 return False
         for path in sys.path:
             if path not in self.folders:
@@ -1121,12 +1168,6 @@ def references_to_streams():
     return [sys.getrefcount(getattr(sys, name)) for name in ('stdin', 'stdout', 'stderr')]
 
 
-def state_of(module):
-    """Two of them are equal if no name of the module was bound to another
-    object: tuples compare their elements by identity first."""
-    return tuple(vars(module).values())
-
-
 class Facts(object):
     """What is known of one loaded module."""
 
@@ -1138,6 +1179,7 @@ class Facts(object):
         # Calls of atexit.register, to be repeated.
         self.exits = []
         self.changes_at_fork = False
+        self.unfit_for_fast_end = name in UNFIT_FOR_FAST_END
         # From `complete`: it and all that it needs, as a real import completes
         # them; what it needs of the modules that are always there; the first
         # parts of the names that a real import would look for; what it would add
@@ -1365,7 +1407,9 @@ class Tools(object):
         time = module('time')
         self.monotonic, self.time_ns, self.tzset = time.monotonic, time.time_ns, time.tzset
         self.source_loader = module('_frozen_importlib_external').SourceFileLoader
-        self.use_c(module('ctypes'))
+        ctypes = module('ctypes')
+        self.use_c(ctypes)
+        stash.use_versions(ctypes)
 
     def use_c(self, ctypes):
         # The lock of the interpreter is kept during the calls: between the fork
