@@ -657,8 +657,11 @@ def bottom_of_the_stack(code, ending):
     """
     tools = ending.tools
     run = tools.partial(tools.execute, code, sys.modules['__main__'].__dict__)
-    # Nor do the garbage collector's functions show who holds the globals.
+    # Nor do the garbage collector's functions or a reference count show who holds
+    # the globals: the arguments live for ever, with a borrowed reference.
     tools.untrack(run.args)
+    tools.keep(run.args)
+    tools.let_go(run.args[1])
     return tools.partial(min, key=tools.defaultdict(run, {True: ending}).__getitem__)
 
 
@@ -905,6 +908,8 @@ class Stash(object):
         self.states = {}
         # Names that some module asked for in vain, as modules of other systems.
         self.missing = set()
+        # Modules that were loaded, and can't be given back exactly.
+        self.refused = set()
         self.files = {}
         # In which of `folders` a module was found, if it was.
         self.places = {}
@@ -943,7 +948,7 @@ class Stash(object):
         """Loads a module and hides it, with all that it brings. Returns it, or
         None if it can't be had so that no script can tell."""
         self.known.add(name)
-        if name not in self.modules and self.learnable(name):
+        if name not in self.modules and name not in self.refused and self.learnable(name):
             recorder = Recorder(self)
             try:
                 with recorder:
@@ -983,11 +988,11 @@ class Stash(object):
             if name == 'threading':
                 # See `Facts.repeat`.
                 present[name].main_thread()._stderr = None
+        marks = marks_of_imports(self.modules.get('logging'))
         for name in new:
             self.facts[name].complete(self)
-            # Such as cgitb: a script may have another sys.stdout by then, and
-            # the interpreter closes it at the end if nobody else holds it.
-            self.facts[name].tainted |= recorder.streams != references_to_streams()
+            self.facts[name].tainted |= recorder.marks != marks
+        recorder.undo_effects()
         for name, module in present.items():
             del sys.modules[name]
             parent, _, tail = name.rpartition('.')
@@ -1001,6 +1006,7 @@ class Stash(object):
         for name in new:
             self.known.add(name)
             if self.facts[name].tainted:
+                self.refused.add(name)
                 del self.modules[name], self.facts[name]
             else:
                 self.remember_file(name, self.modules[name])
@@ -1110,6 +1116,8 @@ class Stash(object):
             facts = self.facts[name]
             if facts.name == name and self.recorder is None:
                 facts.repeat(modules[name])
+                for changed in {effect[0] for effect in facts.effects}:
+                    self.states[changed] = self.state_of(modules[changed])
                 self.unfit_for_fast_end |= facts.unfit_for_fast_end
                 if facts.changes_at_fork:
                     self.states[name] = self.state_of(modules[name])
@@ -1164,8 +1172,14 @@ class Stash(object):
         return names
 
 
-def references_to_streams():
-    return [sys.getrefcount(getattr(sys, name)) for name in ('stdin', 'stdout', 'stderr')]
+def marks_of_imports(logging):
+    """What some modules leave outside of themselves when they are imported.
+
+    cgitb keeps sys.stdout: a script may have another one by then, and the
+    interpreter closes it at the end if nobody else holds it. asyncio makes a
+    logger, which shows to those who import logging alone."""
+    marks = [sys.getrefcount(getattr(sys, name)) for name in ('stdin', 'stdout', 'stderr')]
+    return marks + [list(logging.root.manager.loggerDict) if logging else []]
 
 
 class Facts(object):
@@ -1176,8 +1190,10 @@ class Facts(object):
         # What it asked for while it was executed, in that order: names, and new
         # entries of sys.path_importer_cache.
         self.requests = []
-        # Calls of atexit.register, to be repeated.
+        # Calls of atexit.register, and what it bound in the modules that are
+        # always there (importlib renames its frozen ones): to be repeated.
         self.exits = []
+        self.effects = []
         self.changes_at_fork = False
         self.unfit_for_fast_end = name in UNFIT_FOR_FAST_END
         # From `complete`: it and all that it needs, as a real import completes
@@ -1211,7 +1227,8 @@ class Facts(object):
                 tops.add(top)
             if name in stash.missing:
                 return
-            if top in NEVER_LEARNT and top != 'encodings' or name not in stash.modules:
+            if (top in NEVER_LEARNT and top != 'encodings'
+                    or name in stash.refused or name not in stash.modules):
                 self.tainted = True
                 return
             facts = stash.facts[name]
@@ -1234,6 +1251,8 @@ class Facts(object):
         """What its import does to the process it happens in."""
         for register, arguments, keywords in self.exits:
             register(*arguments, **keywords)
+        for name, key, value in self.effects:
+            vars(sys.modules[name])[key] = value
         if self.name == 'threading':
             # The main thread's number is the process's, and its stream for
             # errors is the one of the moment.
@@ -1261,8 +1280,7 @@ class Recorder(object):
         self.importers_before = frozenset(sys.path_importer_cache)
         self.importers = set(self.importers_before)
         self.replaced = []
-        self.streams = references_to_streams()
-
+        self.undone = []
     def __enter__(self):
         stash = self.stash
         self.path, self.finders = list(sys.path), list(sys.meta_path)
@@ -1274,6 +1292,10 @@ class Recorder(object):
         atexit = sys.modules.get('atexit') or stash.modules.get('atexit')
         if atexit:
             self.replace(atexit, 'register', self.watched_at_exit)
+        self.values = {name: dict(vars(sys.modules[name])) for name in stash.startup
+                       if name != 'sys' and hasattr(sys.modules.get(name), '__dict__')}
+        self.states = {name: stash.state_of(sys.modules[name]) for name in self.values}
+        self.marks = marks_of_imports(stash.modules.get('logging'))
         stash.recorder = self
 
     def __exit__(self, *exception):
@@ -1301,11 +1323,31 @@ class Recorder(object):
                     self.facts[name] = facts
                     facts.requests.append(name)
             self.modules = set(sys.modules)
+        self.note_effects(facts)
         for entry in sys.path_importer_cache.items():
             if entry[0] not in self.importers:
                 self.importers.add(entry[0])
                 facts.requests.append(entry)
         return facts
+
+    def note_effects(self, facts):
+        for name, old in self.values.items():
+            state = self.stash.state_of(sys.modules[name])
+            if state == self.states[name]:
+                continue
+            self.states[name] = state
+            for key, value in vars(sys.modules[name]).items():
+                if old.get(key, self) is not value and name + '.' + key not in sys.modules:
+                    self.undone.append((name, key, old.get(key, self)))
+                    facts.effects.append((name, key, value))
+                    old[key] = value
+
+    def undo_effects(self):
+        for name, key, old in reversed(self.undone):
+            if old is self:
+                vars(sys.modules[name]).pop(key, None)
+            else:
+                vars(sys.modules[name])[key] = old
 
     def request(self, name):
         facts = self.innermost()
@@ -1421,9 +1463,10 @@ class Tools(object):
         self.after_fork_in_parent = library.PyOS_AfterFork_Parent
         for function in (self.before_fork, self.after_fork_in_child, self.after_fork_in_parent):
             function.restype = None
+        self.keep, self.let_go = library.Py_IncRef, library.Py_DecRef
         self.untrack = library.PyObject_GC_UnTrack
         self.track = library.PyObject_GC_Track
-        for function in (self.untrack, self.track):
+        for function in (self.keep, self.let_go, self.untrack, self.track):
             function.argtypes, function.restype = [ctypes.py_object], None
         self.clearenv = library.clearenv
         self.prctl = library.prctl
