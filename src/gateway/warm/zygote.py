@@ -1003,8 +1003,10 @@ class Stash(object):
                     vars(package).pop(tail, None)
         for path in recorder.importers - recorder.importers_before:
             sys.path_importer_cache.pop(path, None)
+        rebound = recorder.put_back_older()
         for name in new:
             self.known.add(name)
+            self.facts[name].tainted |= rebound
             if self.facts[name].tainted:
                 self.refused.add(name)
                 del self.modules[name], self.facts[name]
@@ -1283,6 +1285,7 @@ class Recorder(object):
         self.undone = []
     def __enter__(self):
         stash = self.stash
+        self.older = {name: dict(vars(module)) for name, module in stash.modules.items()}
         self.path, self.finders = list(sys.path), list(sys.meta_path)
         sys.path[:] = stash.folders
         sys.meta_path[:] = stash.built_in + (stash.path_finder,)
@@ -1348,6 +1351,18 @@ class Recorder(object):
                 vars(sys.modules[name]).pop(key, None)
             else:
                 vars(sys.modules[name])[key] = old
+
+    def put_back_older(self):
+        """Whether an import has bound a name in a module that was loaded before,
+        such as sysconfig, which then has done its work already."""
+        rebound = False
+        for name, old in self.older.items():
+            names = vars(self.stash.modules[name])
+            if list(map(id, names.values())) != list(map(id, old.values())):
+                rebound = True
+                names.clear()
+                names.update(old)
+        return rebound
 
     def request(self, name):
         facts = self.innermost()
