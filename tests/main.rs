@@ -24,4 +24,4 @@ mod programs; // real CGI programs and frameworks, as their makers wrote them
 mod samples; // every script in cgi-bin/ and the page that uses them
 mod support; // how to start a server, speak to it and see what it left behind
 mod transcripts; // one test a file in tests/transcripts
-mod warm_faults; // prepared interpreters: who gets one, replacement, ends, faults
+mod warm; // scripts that start from a prepared interpreter: nothing can tell

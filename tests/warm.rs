@@ -1,0 +1,10 @@
+//! Warm scripts: an unmodified script started from a prepared interpreter does
+//! what it does when its interpreter is started anew. A corpus of scripts that
+//! look closely, tests/fixtures/warm, is run three ways and compared.
+
+mod corpus; // what is run, and with which environments and interpreters
+mod ways; // the three ways to run a script, and how they are compared
+
+/// Whether the server has the warm way. As long as it has not, the plain way
+/// alone is compared with the direct one.
+const WARM: bool = false;

@@ -1,0 +1,425 @@
+//! The corpus: every script of tests/fixtures/warm, one aspect each, run three
+//! ways; and the environments, requests and interpreters that some need.
+
+use std::fs;
+use std::os::unix::fs::{PermissionsExt, symlink};
+use std::process::Command;
+
+use super::ways::Group;
+use crate::support::{Rows, Setup, fixtures, needs, needs_perl_module};
+
+/// Scripts that always get an interpreter of their own: what they ask for in
+/// their first line can't be prepared, or they do not compile.
+const PLAIN: Names = &[
+    "perl/begin_fails.pl",
+    "perl/missing_brace.pl",
+    "perl/option_module.pl",
+    "perl/option_skip.pl",
+    "perl/option_switches.pl",
+    "perl/return_at_top.pl",
+    "perl/syntax_error.pl",
+    "perl/taint.pl",
+    "perl/taint_warn.pl",
+    "python/bad_utf8.py",
+    "python/bad_utf8_string.py",
+    "python/coding_latin.py",
+    "python/coding_unknown.py",
+    "python/deprecated_escape.py",
+    "python/env_split.py",
+    "python/indentation_error.py",
+    "python/nul_in_source.py",
+    "python/option_ignore_environment.py",
+    "python/option_inspect.py",
+    "python/option_isolated.py",
+    "python/option_no_site.py",
+    "python/option_no_user_site.py",
+    "python/option_skip_line.py",
+    "python/syntax_error.py",
+    "python/syntax_error_late.py",
+    "python/syntax_warning.py",
+];
+
+type Variables = &'static [(&'static str, &'static str)];
+type Names = &'static [&'static str];
+
+/// Environments, and the scripts for which they make a difference.
+const ENVIRONMENTS: &[(Variables, Names)] = &[
+    (&[("LANG", "C.UTF-8")], ENCODINGS),
+    (&[("LC_ALL", "C")], ENCODINGS),
+    (&[("LC_ALL", "POSIX")], ENCODINGS),
+    (&[("LC_ALL", "no_such_locale")], ENCODINGS),
+    (&[("LANG", "C.UTF-8"), ("LC_NUMERIC", "C")], ENCODINGS),
+    (&[("PYTHONIOENCODING", "latin-1:replace")], ENCODINGS),
+    (
+        &[("LC_ALL", "C"), ("PYTHONIOENCODING", ":backslashreplace")],
+        ENCODINGS,
+    ),
+    (
+        &[
+            ("PYTHONUTF8", "0"),
+            ("LC_ALL", "C"),
+            ("PYTHONCOERCECLOCALE", "0"),
+        ],
+        ENCODINGS,
+    ),
+    (&[("PYTHONUTF8", "1")], ENCODINGS),
+    (&[("PYTHONCOERCECLOCALE", "warn")], ENCODINGS),
+    (
+        &[("PERL_UNICODE", "SDA")],
+        &[
+            "perl/encodings.pl",
+            "perl/stdin_lines.pl",
+            "perl/special_variables.pl",
+        ],
+    ),
+    (&[("TZ", "Asia/Kolkata")], TIMES),
+    (&[("TZ", ":Europe/London")], TIMES),
+    (&[("TZ", "NZST-12NZDT,M9.5.0,M4.1.0/3")], TIMES),
+    (
+        &[
+            ("PYTHONHASHSEED", "7"),
+            ("PERL_HASH_SEED", "0"),
+            ("PERL_PERTURB_KEYS", "0"),
+        ],
+        &[
+            "python/hash_order.py",
+            "python/environment.py",
+            "perl/hash_order.pl",
+        ],
+    ),
+    (
+        &[("PYTHONUNBUFFERED", "1")],
+        &[
+            "python/streams.py",
+            "python/stdout_mixed.py",
+            "python/os_exit.py",
+            "python/unflushed.py",
+        ],
+    ),
+    (
+        &[("PYTHONDONTWRITEBYTECODE", "1")],
+        &["python/sys_values.py", "python/import_beside.py"],
+    ),
+    (
+        &[("PYTHONPYCACHEPREFIX", "{folder}/tmp/caches")],
+        &[
+            "python/sys_values.py",
+            "python/import_beside.py",
+            "python/module_state.py",
+        ],
+    ),
+    (
+        &[("PYTHONOPTIMIZE", "1")],
+        &[
+            "python/sys_values.py",
+            "python/option_optimise.py",
+            "python/docstring.py",
+        ],
+    ),
+    (
+        &[(
+            "PYTHONWARNINGS",
+            "error::DeprecationWarning,default::UserWarning",
+        )],
+        WARNINGS,
+    ),
+    (&[("PYTHONWARNINGS", "always")], WARNINGS),
+    (&[("PYTHONDEVMODE", "1")], WARNINGS),
+    (
+        &[("PYTHONFAULTHANDLER", "1")],
+        &["python/aborted.py", "python/signals.py"],
+    ),
+    (
+        &[("PYTHONSAFEPATH", "1")],
+        &["python/sys_values.py", "python/import_beside.py"],
+    ),
+    (
+        &[("PYTHONNOUSERSITE", "1")],
+        &["python/site_module.py", "python/sys_values.py"],
+    ),
+    (
+        &[("PYTHONPATH", "{folder}/root/python/other:{folder}/nowhere")],
+        PATHS,
+    ),
+    (&[("PYTHONPATH", "")], PATHS),
+    (&[("PYTHONPATH", "spaces")], PATHS),
+    (
+        &[("PYTHONINSPECT", "1")],
+        &["python/exit_number.py", "python/frames.py"],
+    ),
+    (
+        &[("PYTHONTRACEMALLOC", "2")],
+        &["python/warn_resource.py", "python/frames.py"],
+    ),
+    (
+        &[("PYTHONMALLOC", "debug")],
+        &["python/frames.py", "python/gc_state.py"],
+    ),
+    (
+        &[("PYTHONINTMAXSTRDIGITS", "640")],
+        &["python/sys_values.py"],
+    ),
+    (&[("PERL5OPT", "-w")], PERL_WARNINGS),
+    (&[("PERL5OPT", "-Mstrict -MData::Dumper")], PERL_WARNINGS),
+    (
+        &[("PERL5LIB", "{folder}/root/perl/other:{folder}/nowhere")],
+        &["perl/inc.pl", "perl/inc_use.pl", "perl/environment.pl"],
+    ),
+    (
+        &[("PERL5DB", "BEGIN { require './part.inc' }")],
+        &["perl/caller.pl"],
+    ),
+    (
+        &[("HOME", "{folder}/root")],
+        &[
+            "python/site_module.py",
+            "python/sys_values.py",
+            "perl/environment.pl",
+        ],
+    ),
+    (
+        &[("EMPTY", ""), ("ODD", "a=b\\nc é"), ("LD_BIND_NOW", "1")],
+        &[
+            "python/environment.py",
+            "python/environment_c.py",
+            "perl/environment.pl",
+        ],
+    ),
+];
+
+/// Variables with which no interpreter is prepared.
+const UNPREPARED: Names = &["PERL5DB", "PYTHONINSPECT", "PYTHONTRACEMALLOC"];
+
+const ENCODINGS: Names = &[
+    "python/streams.py",
+    "python/locale_settings.py",
+    "python/encoded_output.py",
+    "python/codecs_state.py",
+    "python/environment.py",
+    "python/environment_c.py",
+    "python/exit_string.py",
+    "python/stderr_unbuffered.py",
+    "python/own_file.py",
+    "python/signal_children.py",
+    "perl/encodings.pl",
+    "perl/locale.pl",
+    "perl/environment.pl",
+];
+
+const TIMES: Names = &["python/time_zone.py", "perl/time_zone.pl"];
+
+const WARNINGS: Names = &[
+    "python/warn_stacklevel.py",
+    "python/warn_deprecated.py",
+    "python/warn_resource.py",
+    "python/syntax_warning.py",
+    "python/modules_order.py",
+    "python/sys_values.py",
+];
+
+const PATHS: Names = &[
+    "python/sys_values.py",
+    "python/environment.py",
+    "python/environment_c.py",
+    "python/import_machinery.py",
+    "python/module_state.py",
+    "python/subprocess_python.py",
+];
+
+const PERL_WARNINGS: Names = &[
+    "perl/warnings.pl",
+    "perl/inc.pl",
+    "perl/special_variables.pl",
+];
+
+/// Scripts that look at what the client sent.
+const READERS: Names = &[
+    "perl/cgi_pm.pl",
+    "perl/cgi_pm_state.pl",
+    "perl/die_plain.pl",
+    "perl/environment.pl",
+    "perl/process.pl",
+    "perl/stdin_form.pl",
+    "perl/stdin_lines.pl",
+    "python/cgi_module.py",
+    "python/descriptors.py",
+    "python/environment.py",
+    "python/exit_builtin.py",
+    "python/input_function.py",
+    "python/stdin_child.py",
+    "python/stdin_descriptor.py",
+    "python/stdin_form.py",
+    "python/stdin_lines.py",
+    "python/stdin_read.py",
+    "python/stdin_unread.py",
+    "python/streams.py",
+];
+
+#[test]
+fn python_scripts_cannot_tell_how_they_were_started() {
+    if ready() {
+        let mut rows = Rows::new();
+        group("as it is", corpus("python")).compare(&mut rows);
+        rows.done();
+    }
+}
+
+#[test]
+fn perl_scripts_cannot_tell_how_they_were_started() {
+    if ready() {
+        let mut rows = Rows::new();
+        group("as it is", corpus("perl")).compare(&mut rows);
+        rows.done();
+    }
+}
+
+#[test]
+fn scripts_find_what_the_client_sent_on_standard_input() {
+    if !ready() {
+        return;
+    }
+    let long = [&b"a=1&b=%20c&text="[..], &b"0123456789 \xff\n".repeat(4000)].concat();
+    let mut rows = Rows::new();
+    for (name, body) in [
+        ("a form", &b"a=1&b=%20c"[..]),
+        ("lines", b"one\ntwo \xc3\xa9\r\nthree"),
+        ("a long body", &long),
+    ] {
+        let readers = READERS.iter().map(ToString::to_string).collect();
+        let readers = Group {
+            body: Some(body),
+            ..group(name, readers)
+        };
+        readers.compare(&mut rows);
+    }
+    rows.done();
+}
+
+#[test]
+fn scripts_find_the_environment_that_the_server_was_told_to_give() {
+    if !ready() {
+        return;
+    }
+    let mut rows = Rows::new();
+    for (environment, scripts) in ENVIRONMENTS {
+        let name = format!("{environment:?}");
+        let is_plain = |(name, _): &(&str, &str)| UNPREPARED.contains(name);
+        let plain = if environment.iter().any(is_plain) {
+            scripts
+        } else {
+            PLAIN
+        };
+        let scripts = scripts.iter().map(ToString::to_string).collect();
+        let scripts = Group {
+            environment,
+            rounds: 1,
+            plain,
+            ..group(&name, scripts)
+        };
+        scripts.compare(&mut rows);
+    }
+    rows.done();
+}
+
+/// What an interpreter is started by, besides its own name.
+#[test]
+fn scripts_run_by_the_interpreter_that_their_first_line_names() {
+    if !ready() {
+        return;
+    }
+    let scripts = ["venv.py", "link.py", "shim.py", "env_shim.py", "shim.pl"];
+    let plain = ["cgi-bin/shim.py", "cgi-bin/env_shim.py", "cgi-bin/shim.pl"];
+    let mut rows = Rows::new();
+    let interpreters = Group {
+        environment: &[("PATH", "{folder}/root/bin:/usr/bin:/bin")],
+        lay: &lay_interpreters,
+        plain: &plain,
+        ..group(
+            "interpreters",
+            scripts.map(|name| format!("cgi-bin/{name}")).to_vec(),
+        )
+    };
+    interpreters.compare(&mut rows);
+    rows.done();
+}
+
+fn lay_interpreters(setup: Setup) -> Setup {
+    const SHOWS: &str = "import sys, site\nprint('Content-Type: text/plain\\n')\n\
+        print(sys.argv, sys.orig_argv, sys.executable, sys.prefix, sys.base_prefix, sys.path, sys.flags)\n\
+        print(site.ENABLE_USER_SITE, sys._getframe().f_back, list(sys.modules)[-3:], __file__)\n";
+    let root = setup.root();
+    let with = |interpreter: &str| format!("#!{}/bin/{interpreter}\n{SHOWS}", root.display());
+    let setup = setup
+        .script(
+            "bin/shim",
+            "#!/bin/sh\nSHIMMED=1 exec /usr/bin/python3 \"$@\"\n",
+        )
+        .script(
+            "bin/pythonx",
+            "#!/bin/sh\nexec /usr/bin/python3 -u \"$@\"\n",
+        )
+        .script("bin/perlx", "#!/bin/sh\nexec /usr/bin/perl -w \"$@\"\n")
+        .script("cgi-bin/venv.py", with("venv/bin/python3"))
+        .script("cgi-bin/link.py", with("python3"))
+        .script("cgi-bin/shim.py", with("shim"))
+        .script(
+            "cgi-bin/env_shim.py",
+            format!("#!/usr/bin/env pythonx\n{SHOWS}"),
+        )
+        .script(
+            "real/elsewhere.py",
+            format!("#!/usr/bin/python3\n{SHOWS}import near\n"),
+        )
+        .file("real/near.py", "print('near')\n")
+        .script(
+            "cgi-bin/shim.pl",
+            "#!/usr/bin/env perlx\nprint \"Content-Type: text/plain\\n\\n$0 $^X $^W\\n\";\n",
+        )
+        .link("cgi-bin/linked.py", "../real/elsewhere.py");
+    symlink("/usr/bin/python3", root.join("bin/python3")).expect("nothing is there");
+    let made = Command::new("/usr/bin/python3")
+        .args(["-m", "venv", "--without-pip"])
+        .arg(root.join("bin/venv"))
+        .status();
+    assert!(made.is_ok_and(|status| status.success()), "no venv");
+    let packages = root.join("bin/venv/lib/python3.11/site-packages");
+    if packages.is_dir() {
+        fs::write(packages.join("sitecustomize.py"), "mark = 'of the venv'\n").unwrap();
+    }
+    setup
+}
+
+fn group(name: &str, scripts: Vec<String>) -> Group<'_> {
+    Group {
+        name,
+        scripts,
+        environment: &[],
+        lay: &|setup| setup.tree("warm"),
+        body: None,
+        rounds: 3,
+        plain: PLAIN,
+    }
+}
+
+fn ready() -> bool {
+    needs("setpriv") && needs("python3") && needs_perl_module("CGI")
+}
+
+/// The executable files below a folder of tests/fixtures/warm; the others are
+/// what they import.
+fn corpus(language: &str) -> Vec<String> {
+    let all = fixtures("warm");
+    let files = walkdir::WalkDir::new(all.join(language)).sort_by_file_name();
+    files
+        .into_iter()
+        .map(|entry| entry.expect("the fixtures can be read"))
+        .filter(|entry| {
+            let metadata = entry.metadata().expect("it is there");
+            metadata.is_file() && metadata.permissions().mode() & 0o111 != 0
+        })
+        .map(|entry| {
+            let path = entry.path().strip_prefix(&all).expect("it is below");
+            path.to_str().expect("fixtures have plain names").to_owned()
+        })
+        .collect()
+}
