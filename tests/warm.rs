@@ -3,6 +3,7 @@
 //! look closely, tests/fixtures/warm, is run three ways and compared.
 
 mod corpus; // what is run, and with which environments and interpreters
+mod edits; // files that change between two requests
 mod ways; // the three ways to run a script, and how they are compared
 
 /// Whether the server has the warm way. As long as it has not, the plain way
