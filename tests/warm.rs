@@ -4,8 +4,19 @@
 
 mod corpus; // what is run, and with which environments and interpreters
 mod edits; // files that change between two requests
+mod faults; // prepared interpreters that die, stop or are replaced
 mod ways; // the three ways to run a script, and how they are compared
+
+use crate::support::skip;
 
 /// Whether the server has the warm way. As long as it has not, the plain way
 /// alone is compared with the direct one.
 const WARM: bool = false;
+
+/// Whether a test of prepared interpreters can be run; says so if not.
+fn needs_warm() -> bool {
+    if !WARM {
+        skip("needs a server that prepares interpreters");
+    }
+    WARM
+}
