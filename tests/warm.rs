@@ -5,6 +5,7 @@
 mod corpus; // what is run, and with which environments and interpreters
 mod edits; // files that change between two requests
 mod faults; // prepared interpreters that die, stop or are replaced
+mod requests; // requests that differ, one after the other
 mod ways; // the three ways to run a script, and how they are compared
 
 use crate::support::skip;

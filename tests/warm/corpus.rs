@@ -6,7 +6,7 @@ use std::os::unix::fs::{PermissionsExt, symlink};
 use std::process::Command;
 
 use super::ways::Group;
-use crate::support::{Rows, Setup, fixtures, needs, needs_perl_module};
+use crate::support::{Rows, Setup, first_core, fixtures, needs, needs_perl_module};
 
 /// Scripts that always get an interpreter of their own: what they ask for in
 /// their first line can't be prepared, or they do not compile.
@@ -255,6 +255,57 @@ const READERS: Names = &[
     "python/streams.py",
 ];
 
+/// Those of them that a file is as good to as a pipe.
+const FILE_READERS: Names = &[
+    "perl/cgi_pm.pl",
+    "perl/stdin_form.pl",
+    "perl/stdin_lines.pl",
+    "python/cgi_module.py",
+    "python/stdin_child.py",
+    "python/stdin_form.py",
+    "python/stdin_lines.py",
+    "python/stdin_read.py",
+    "python/stdin_unread.py",
+    "python/streams.py",
+];
+
+/// Scripts that look at their process.
+const PROCESSES: Names = &[
+    "perl/process.pl",
+    "perl/used_by_children.pl",
+    "python/descriptors.py",
+    "python/process.py",
+    "python/signal_children.py",
+    "python/signals.py",
+    "python/state_is_not_kept.py",
+    "python/used_by_children.py",
+];
+
+/// Scripts that look at their names and arguments.
+const NAMES: Names = &[
+    "perl/beside.pl",
+    "perl/caller.pl",
+    "perl/name.pl",
+    "perl/option_switches.pl",
+    "perl/process.pl",
+    "perl/special_variables.pl",
+    "python/argument_parser.py",
+    "python/env_interpreter.py",
+    "python/environment.py",
+    "python/exec_itself.py",
+    "python/multiprocessing_spawn.py",
+    "python/option_unbuffered.py",
+    "python/own_file.py",
+    "python/process.py",
+    "python/sys_values.py",
+];
+
+const LARGE_ENVIRONMENT: Names = &[
+    "perl/caller.pl",
+    "python/environment_c.py",
+    "python/frames.py",
+];
+
 #[test]
 fn python_scripts_cannot_tell_how_they_were_started() {
     if ready() {
@@ -278,21 +329,116 @@ fn scripts_find_what_the_client_sent_on_standard_input() {
     if !ready() {
         return;
     }
-    let long = [&b"a=1&b=%20c&text="[..], &b"0123456789 \xff\n".repeat(4000)].concat();
+    let long = [&b"a=1&b=%20c&text="[..], &b"0123456789 \xff\n".repeat(6000)].concat();
     let mut rows = Rows::new();
     for (name, body) in [
         ("a form", &b"a=1&b=%20c"[..]),
         ("lines", b"one\ntwo \xc3\xa9\r\nthree"),
         ("a long body", &long),
     ] {
-        let readers = READERS.iter().map(ToString::to_string).collect();
         let readers = Group {
             body: Some(body),
-            ..group(name, readers)
+            ..group(name, names(READERS))
         };
         readers.compare(&mut rows);
     }
+    let of_a_file = Group {
+        body: Some(&long),
+        chunked: true,
+        ..group("a body of unknown length", names(FILE_READERS))
+    };
+    of_a_file.compare(&mut rows);
     rows.done();
+}
+
+#[test]
+fn scripts_find_what_the_server_was_started_with() {
+    const LIMITS: &str =
+        "umask 027; ulimit -S -n 256; ulimit -S -s 4096; ulimit -c 0; exec nice -n 5 \"$@\"";
+    if !ready() {
+        return;
+    }
+    let core = first_core();
+    let mut rows = Rows::new();
+    for under in [
+        &["sh", "-c", LIMITS, "sh"][..],
+        &["setpriv", "--no-new-privs", "--groups=4,5"],
+        &["setpriv", "--bounding-set=-sys_boot,-sys_time"],
+        &["taskset", "-c", &core],
+        &["choom", "-n", "100", "--"],
+    ] {
+        let name = format!("{under:?}");
+        let processes = Group {
+            under,
+            rounds: 1,
+            ..group(&name, names(PROCESSES))
+        };
+        processes.compare(&mut rows);
+    }
+    rows.done();
+}
+
+#[test]
+fn scripts_find_their_arguments_and_their_folder() {
+    if !ready() {
+        return;
+    }
+    let mut rows = Rows::new();
+    for (name, args, arguments) in [
+        ("arguments", &[][..], &["one", "two.three", "4"][..]),
+        ("in the root", &["--cgi-cwd=root"], &[]),
+        ("both", &["--cgi-cwd=root"], &["x"]),
+    ] {
+        let named = Group {
+            args,
+            arguments,
+            rounds: 2,
+            ..group(name, names(NAMES))
+        };
+        named.compare(&mut rows);
+    }
+    rows.done();
+}
+
+#[test]
+fn scripts_too_large_or_too_odd_to_prepare_run_all_the_same() {
+    if !ready() {
+        return;
+    }
+    let large = "x".repeat(70_000);
+    let large = [("LARGE", &*large)];
+    let mut rows = Rows::new();
+    let environment = Group {
+        environment: &large,
+        rounds: 2,
+        plain: LARGE_ENVIRONMENT,
+        ..group("a large environment", names(LARGE_ENVIRONMENT))
+    };
+    environment.compare(&mut rows);
+    let odd = ["large.py", "large.pl", "setuid.pl", "setuid.py"];
+    let odd = odd.map(|name| format!("cgi-bin/{name}"));
+    let files = Group {
+        lay: &lay_odd_files,
+        plain: &odd.each_ref().map(|name| &**name),
+        ..group("odd files", odd.to_vec())
+    };
+    files.compare(&mut rows);
+    rows.done();
+}
+
+fn lay_odd_files(setup: Setup) -> Setup {
+    const PYTHON: &str = "#!/usr/bin/python3\nimport json, sys\nprint('Content-Type: text/plain\\n')\n\
+        print(sys._getframe().f_back, sys.argv)\n";
+    const PERL: &str =
+        "#!/usr/bin/perl\nuse POSIX ();\nprint \"Content-Type: text/plain\\n\\n$0\\n\";\n";
+    let comment = "# a long comment\n".repeat(80_000);
+    setup
+        .script("cgi-bin/large.py", format!("{PYTHON}{comment}"))
+        .script("cgi-bin/large.pl", format!("{PERL}{comment}"))
+        .script("cgi-bin/setuid.py", PYTHON)
+        .mode("cgi-bin/setuid.py", 0o4755)
+        .script("cgi-bin/setuid.pl", PERL)
+        .mode("cgi-bin/setuid.pl", 0o6755)
 }
 
 #[test]
@@ -309,12 +455,11 @@ fn scripts_find_the_environment_that_the_server_was_told_to_give() {
         } else {
             PLAIN
         };
-        let scripts = scripts.iter().map(ToString::to_string).collect();
         let scripts = Group {
             environment,
             rounds: 1,
             plain,
-            ..group(&name, scripts)
+            ..group(&name, names(scripts))
         };
         scripts.compare(&mut rows);
     }
@@ -394,11 +539,19 @@ fn group(name: &str, scripts: Vec<String>) -> Group<'_> {
         name,
         scripts,
         environment: &[],
+        args: &[],
+        arguments: &[],
+        under: &[],
         lay: &|setup| setup.tree("warm"),
         body: None,
+        chunked: false,
         rounds: 3,
         plain: PLAIN,
     }
+}
+
+fn names(scripts: &[&str]) -> Vec<String> {
+    scripts.iter().map(ToString::to_string).collect()
 }
 
 fn ready() -> bool {

@@ -4,6 +4,7 @@
 use std::fs;
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::Path;
+use std::process::Command;
 
 use super::WARM;
 use super::ways::warm_runs;
@@ -244,6 +245,40 @@ fn what_the_interpreter_reads_at_its_start_may_change() {
     fs::write(lib.join("sitecustomize.py"), "WORD = 'the second'\n").unwrap();
     for _ in 0..3 {
         assert_eq!(server.get("/cgi-bin/x.py").text(), "the second\n");
+    }
+}
+
+#[test]
+fn an_edited_virtual_environment_counts() {
+    if !needs("python3") {
+        return;
+    }
+    let setup = Server::new();
+    let venv = setup.root().join("venv");
+    let text = format!(
+        "#!{}/bin/python3\nimport json, site\nprint('Content-Type: text/plain\\n')\n\
+         print(site.ENABLE_USER_SITE is None, len(site.getsitepackages()))\n",
+        venv.display()
+    );
+    let setup = setup.script("cgi-bin/x.py", text);
+    let made = Command::new("/usr/bin/python3")
+        .args(["-m", "venv", "--without-pip"])
+        .arg(&venv)
+        .status();
+    assert!(made.is_ok_and(|status| status.success()), "no venv");
+    let server = setup.args(["--log", "json"]).start();
+    until_warm(&server, "cgi-bin/x.py");
+    let alone = server.get("/cgi-bin/x.py").text();
+    let file = venv.join("pyvenv.cfg");
+    let settings = fs::read_to_string(&file).unwrap();
+    let with = settings.replace("site-packages = false", "site-packages = true");
+    assert_ne!(settings, with);
+    fs::write(&file, with).unwrap();
+    let shared = server.get("/cgi-bin/x.py").text();
+    assert_ne!(alone, shared);
+    fs::write(&file, settings).unwrap();
+    for _ in 0..3 {
+        assert_eq!(server.get("/cgi-bin/x.py").text(), alone);
     }
 }
 

@@ -7,7 +7,7 @@
 //! relation: the sender puts the parent's number into the field `X-Parent`.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::io::Write;
+use std::io::{Seek, Write};
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::Path;
 use std::process::{Command, Stdio};
@@ -31,10 +31,19 @@ pub(crate) struct Group<'a> {
     pub(crate) scripts: Vec<String>,
     /// Set for the server and so for its scripts.
     pub(crate) environment: &'a [(&'a str, &'a str)],
+    /// Of the server, besides those that every group has.
+    pub(crate) args: &'a [&'a str],
+    /// What the script is given as arguments, by an indexed query.
+    pub(crate) arguments: &'a [&'a str],
+    /// Words before the server's command, and before the script's when it is
+    /// run directly.
+    pub(crate) under: &'a [&'a str],
     /// Makes the files.
     pub(crate) lay: &'a (dyn Fn(Setup) -> Setup + Sync),
     /// Sent with POST; without it the method is GET.
     pub(crate) body: Option<&'a [u8]>,
+    /// Sent in chunks: the server spools it.
+    pub(crate) chunked: bool,
     /// How often each is asked of each server, at least.
     pub(crate) rounds: usize,
     /// Those that always get an interpreter of their own.
@@ -110,7 +119,14 @@ impl Group<'_> {
             ])
             .args(["--cgi-dir", "/cgi-bin", "--cgi-jobs", "8"])
             .args(args)
+            .args(self.args)
+            .args((!self.arguments.is_empty()).then_some("--cgi-args"))
             .fixture("env");
+        let setup = if self.under.is_empty() {
+            setup
+        } else {
+            setup.under(self.under)
+        };
         let setup = self.environment.iter().fold(setup, |setup, (name, value)| {
             let folder = setup.root().parent().unwrap().display().to_string();
             setup.arg(format!(
@@ -124,17 +140,22 @@ impl Group<'_> {
     fn request(&self, server: &Server, script: &str) -> Response {
         let method = if self.body.is_some() { "POST" } else { "GET" };
         let parent = server.pid().to_string();
-        let fields = [
-            ("X-Parent", &*parent),
-            ("Content-Type", "application/x-www-form-urlencoded"),
-        ];
-        let fields = &fields[..=usize::from(self.body.is_some())];
-        server.request(
-            method,
-            format!("/{script}?a=1&b=%20c"),
-            fields,
-            self.body.unwrap_or_default(),
-        )
+        let mut fields = vec![("X-Parent", &*parent)];
+        let mut body = self.body.unwrap_or_default().to_vec();
+        if self.body.is_some() {
+            fields.push(("Content-Type", "application/x-www-form-urlencoded"));
+        }
+        if self.chunked {
+            fields.push(("Transfer-Encoding", "chunked"));
+            let size = format!("{:x}\r\n", body.len());
+            body = [size.as_bytes(), &body, b"\r\n0\r\n\r\n"].concat();
+        }
+        let query = if self.arguments.is_empty() {
+            "a=1&b=%20c".to_owned()
+        } else {
+            self.arguments.join("+")
+        };
+        server.request(method, format!("/{script}?{query}"), &fields, &body)
     }
 
     /// With the environment that the server gives, twice: what is not the same
@@ -171,29 +192,38 @@ impl Group<'_> {
             };
             format!("{name}={own}")
         });
-        let mut child = Command::new("setpriv")
-            .args([
-                "--pdeathsig",
-                "TERM",
-                "perl",
-                "-MPOSIX",
-                "-e",
-                CLOSE,
-                "env",
-                "-i",
-            ])
+        let folder = if self.args.contains(&"--cgi-cwd=root") {
+            &*root
+        } else {
+            file.parent().unwrap()
+        };
+        let launch = [
+            "setpriv",
+            "--pdeathsig",
+            "TERM",
+            "perl",
+            "-MPOSIX",
+            "-e",
+            CLOSE,
+        ];
+        let mut words = self.under.iter().chain(&launch);
+        let mut child = Command::new(words.next().expect("there are words"))
+            .args(words)
+            .args(["env", "-i"])
             .args(environment)
             .arg(&file)
-            .current_dir(file.parent().unwrap())
+            .args(self.arguments)
+            .current_dir(folder)
             .process_group(0)
-            .stdin(self.body.map_or_else(Stdio::null, |_| Stdio::piped()))
+            .stdin(self.stdin())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
             .spawn()
             .expect("the test asked `needs`");
         if let (Some(mut stdin), Some(body)) = (child.stdin.take(), self.body) {
-            // It fits the pipe; a script may not want it.
-            let _ = stdin.write_all(body);
+            let body = body.to_vec();
+            // A script may answer first, or want none of it.
+            thread::spawn(move || drop(stdin.write_all(&body)));
         }
         let output = child.wait_with_output().expect("it is our child");
         let end = match (output.status.code(), output.status.signal()) {
@@ -205,6 +235,21 @@ impl Group<'_> {
             stdout: masked(&output.stdout, &root).escape_ascii().to_string(),
             stderr: lines(&masked(&output.stderr, &root)),
             end,
+        }
+    }
+
+    /// The kind of descriptor that the server would give.
+    fn stdin(&self) -> Stdio {
+        match self.body {
+            None => Stdio::null(),
+            Some(body) if self.chunked => {
+                let mut file = tempfile::tempfile().expect("there is room");
+                file.write_all(body)
+                    .and_then(|()| file.rewind())
+                    .expect("there is room");
+                file.into()
+            }
+            Some(_) => Stdio::piped(),
         }
     }
 
