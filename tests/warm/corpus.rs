@@ -8,18 +8,28 @@ use std::process::Command;
 use super::ways::Group;
 use crate::support::{Rows, Setup, first_core, fixtures, needs, needs_perl_module};
 
-/// Scripts that always get an interpreter of their own: what they ask for in
-/// their first line can't be prepared, or they do not compile.
+/// Scripts that always get an interpreter of their own, for what they ask in
+/// their first line.
 const PLAIN: Names = &[
+    "perl/option_switches.pl",
+    "perl/taint.pl",
+    "perl/taint_warn.pl",
+    "python/option_ignore_environment.py",
+    "python/option_inspect.py",
+    "python/option_isolated.py",
+    "python/option_no_site.py",
+    "python/option_skip_line.py",
+];
+
+/// Scripts that may, as they don't get to compile or don't answer: their
+/// messages are the interpreter's own then.
+const EITHER: Names = &[
     "perl/begin_fails.pl",
     "perl/missing_brace.pl",
     "perl/option_module.pl",
     "perl/option_skip.pl",
-    "perl/option_switches.pl",
     "perl/return_at_top.pl",
     "perl/syntax_error.pl",
-    "perl/taint.pl",
-    "perl/taint_warn.pl",
     "python/bad_utf8.py",
     "python/bad_utf8_string.py",
     "python/coding_latin.py",
@@ -28,15 +38,11 @@ const PLAIN: Names = &[
     "python/env_split.py",
     "python/indentation_error.py",
     "python/nul_in_source.py",
-    "python/option_ignore_environment.py",
-    "python/option_inspect.py",
-    "python/option_isolated.py",
-    "python/option_no_site.py",
-    "python/option_no_user_site.py",
-    "python/option_skip_line.py",
     "python/syntax_error.py",
     "python/syntax_error_late.py",
     "python/syntax_warning.py",
+    "python/traceback_before_header.py",
+    "python/warn_resource.py",
 ];
 
 type Variables = &'static [(&'static str, &'static str)];
@@ -547,6 +553,7 @@ fn group(name: &str, scripts: Vec<String>) -> Group<'_> {
         chunked: false,
         rounds: 3,
         plain: PLAIN,
+        either: EITHER,
     }
 }
 

@@ -136,7 +136,7 @@ fn a_running_script_outlives_the_interpreter_it_came_from() {
     if let Some(server) = servers(WAITS) {
         for (script, _) in WAITS {
             let mut client = server.connect();
-            let request = format!("GET /{script}?wait HTTP/1.1\nHost: {{host}}");
+            let request = format!("GET /{script}?wait HTTP/1.1\nHost: {{host}}\nConnection: close");
             client.send(server.wire(request.as_bytes()));
             let head = client.head().expect("it has begun to answer");
             assert_eq!(head.status, 200);
@@ -160,7 +160,7 @@ fn a_client_that_leaves_ends_its_script_and_not_the_interpreter() {
         for (script, _) in WAITS {
             let before = zygotes(&server);
             let mut client = server.connect();
-            let request = format!("GET /{script}?wait HTTP/1.1\nHost: {{host}}");
+            let request = format!("GET /{script}?wait HTTP/1.1\nHost: {{host}}\nConnection: close");
             client.send(server.wire(request.as_bytes()));
             client.head().expect("it has begun to answer");
             client.reset();
@@ -180,7 +180,9 @@ fn a_client_that_leaves_ends_its_script_and_not_the_interpreter() {
 #[test]
 fn many_warm_requests_leave_nothing_behind() {
     const REQUESTS: usize = 500;
-    if let Some(server) = servers(COUNTS) {
+    // One that is replaced can't be watched.
+    let keep = |setup: Setup| setup.args(["--warm-requests", "1000000"]);
+    if let Some(server) = servers_with(COUNTS, keep) {
         let look = || {
             let zygotes = zygotes(&server);
             let of_each = zygotes.iter().map(|pid| {
