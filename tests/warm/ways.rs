@@ -495,7 +495,11 @@ pub(crate) fn warm_runs(log: &str, script: &str) -> usize {
 fn access_lines<'a>(log: &'a str, script: &str) -> impl Iterator<Item = Value> + 'a {
     let target = format!("/{script}");
     log.lines()
-        .filter(|line| line.starts_with('{'))
+        // Before it is parsed: the log is long.
+        .filter({
+            let target = target.clone();
+            move |line| line.starts_with('{') && line.contains(&target)
+        })
         .filter_map(|line| serde_json::from_str::<Value>(line).ok())
         .filter(move |line| {
             let asked = line["target"].as_str().unwrap_or_default();
