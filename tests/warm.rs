@@ -12,7 +12,7 @@ use crate::support::skip;
 
 /// Whether the server has the warm way. As long as it has not, the plain way
 /// alone is compared with the direct one.
-const WARM: bool = false;
+const WARM: bool = true;
 
 /// Whether a test of prepared interpreters can be run; says so if not.
 fn needs_warm() -> bool {

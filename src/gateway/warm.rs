@@ -745,7 +745,7 @@ impl Inner {
         match shebang.language {
             Language::Python => arguments.extend([c"-m".into(), c"serve_here_zygote".into()]),
             Language::Perl => {
-                let start = format!("-M5;BEGIN{{do \"{}\"; $!=0}}", folder.perl().display());
+                let start = format!("-M5;BEGIN{{require \"{}\"; $!=0}}", folder.perl().display());
                 arguments.extend([c_string(start.as_bytes()), order.script.clone()]);
             }
         }
@@ -770,8 +770,11 @@ impl Inner {
             if let Some(own) = variable(&self.environment, b"PYTHONPATH") {
                 environment.retain(|entry| !entry.to_bytes().starts_with(b"PYTHONPATH="));
                 environment.push(set("SERVE_HERE_PYTHONPATH", own));
-                path.push(b':');
-                path.extend_from_slice(own);
+                // An empty entry would be the working directory.
+                if !own.is_empty() {
+                    path.push(b':');
+                    path.extend_from_slice(own);
+                }
             }
             environment.push(set("PYTHONPATH", &path));
         }

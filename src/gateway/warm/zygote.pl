@@ -1,7 +1,7 @@
 # The start-up code of a warm Perl: it makes an interpreter wait for requests
 # that all run one script, and run each of them in a child of its own.
 #
-# The server starts   perl OPTIONS '-M5;BEGIN{do "THIS FILE"; $!=0}' /the/script
+# The server starts   perl OPTIONS '-M5;BEGIN{require "THIS FILE"; $!=0}' /the/script
 # Perl opens the script as descriptor 3, but hasn't read a byte of it when the
 # BEGIN block runs. This file loops inside that block: for each request it makes
 # a child, puts a fresh descriptor of the script onto number 3, sets environment,
