@@ -205,6 +205,13 @@ pub struct Cli {
     #[arg(long, value_name = "N", default_value_t = 1000, hide_default_value = true, value_parser = clap::value_parser!(u64).range(1..), help_heading = "Scripts")]
     pub warm_requests: u64,
 
+    /// Run an interpreter's own end to the last step after each warm script
+    ///
+    /// Without it the end of a Python script is cut short where nothing of what is left out
+    /// could show.
+    #[arg(long, help_heading = "Scripts")]
+    pub warm_full_end: bool,
+
     /// Prepare Perl for scripts that load no modules too, which gains little
     #[arg(long, hide = true)]
     pub warm_all: bool,

@@ -77,6 +77,7 @@ pub struct WarmConfig {
     pub except: Vec<String>,
     /// For Perl scripts without modules too.
     pub all: bool,
+    pub full_end: bool,
 }
 
 impl Config {
@@ -177,6 +178,7 @@ impl WarmConfig {
             requests: cli.warm_requests,
             except: cli.no_warm.clone(),
             all: cli.warm_all,
+            full_end: cli.warm_full_end,
         })
     }
 }

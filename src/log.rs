@@ -38,6 +38,8 @@ pub enum Format {
     Common,
     /// Common, with Referer and User-Agent.
     Combined,
+    /// Combined, with the seconds it took, and `warm` or `plain` for scripts.
+    CombinedExtended,
     /// One JSON object a line.
     Json,
     /// No access log; diagnoses and scripts' standard error still appear.
@@ -148,6 +150,7 @@ impl Log {
             Format::Json => line.json(&mut text),
             Format::Common => line.common(&mut text),
             Format::Combined => line.combined(&mut text),
+            Format::CombinedExtended => line.combined_extended(&mut text),
         }
         text.push(b'\n');
         self.queue.push(&text);
@@ -384,6 +387,16 @@ impl Line<'_> {
             push_quoted(text, field.unwrap_or(b"-"));
             text.push(b'"');
         }
+    }
+
+    fn combined_extended(&self, text: &mut Vec<u8>) {
+        self.combined(text);
+        let ran = match self.ran {
+            Some(Ran { warm: true }) => "warm",
+            Some(Ran { warm: false }) => "plain",
+            None => "-",
+        };
+        let _ = write!(text, " {:.6} {ran}", self.took.as_secs_f64());
     }
 
     fn json(&self, text: &mut Vec<u8>) {

@@ -190,6 +190,7 @@ fn warm(
         requests: warm.requests,
         except: warm.except.clone(),
         all: warm.all,
+        full_end: warm.full_end,
         notes: !config.quiet,
     };
     Warm::new(

@@ -66,6 +66,14 @@ impl Stderr {
         }
     }
 
+    /// Before [`Stderr::watch`]: whether nothing has been written.
+    pub fn is_empty(&self) -> bool {
+        match &self.reading {
+            Reading::Later(pump) => rustix::io::ioctl_fionread(&pump.pipe).is_ok_and(|n| n == 0),
+            Reading::Always(_) | Reading::Ended => false,
+        }
+    }
+
     /// Reads from now on whenever something comes.
     pub fn watch(&mut self) -> io::Result<()> {
         if !matches!(self.reading, Reading::Later(_)) {

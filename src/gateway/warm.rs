@@ -103,6 +103,8 @@ pub struct Options {
     pub except: Vec<String>,
     /// Perl scripts that load no modules get one too.
     pub all: bool,
+    /// Each interpreter runs all of its own end, also where nothing could show.
+    pub full_end: bool,
     /// Notes go to the log.
     pub notes: bool,
 }
@@ -483,7 +485,9 @@ impl Inner {
                 self.note(&format!("{}: {}", order.name(), escape(text.as_bytes())));
             }
             Event::Gone { crashed, ready } => {
-                if crashed && self.lock_pool().crashed(key, &handled, now) {
+                if !crashed {
+                    self.lock_pool().left(key, &handled);
+                } else if self.lock_pool().crashed(key, &handled, now) {
                     let when = if ready { "" } else { " before it was ready" };
                     self.note(&format!(
                         "not for {} for a minute: it ended{when}, twice within 10 s",
@@ -659,9 +663,6 @@ impl Keeper {
         let subject = format!("{} (warm)", escape(name.as_bytes()));
         let mut pumps =
             [read_output, read_errors].map(|pipe| Stderr::new(pipe, &subject, pid, &warm.log));
-        for pump in &mut pumps {
-            pump.watch()?;
-        }
         let zygote = Arc::new(Zygote::new(socket, process, warm.processes.clone()));
         let handled = Handled(Arc::clone(&zygote));
         let wanted = warm
@@ -677,9 +678,17 @@ impl Keeper {
             let listening = Arc::clone(&zygote);
             listening
                 .listen(|event| {
-                    if let Event::Gone { .. } = event {
-                        folder.forget(teller.pid);
-                    }
+                    let event = match event {
+                        Event::Ready(_) if !is_silent(&mut pumps) => {
+                            teller.retire();
+                            Event::Never("it writes something when it starts".to_owned())
+                        }
+                        Event::Gone { .. } => {
+                            folder.forget(teller.pid);
+                            event
+                        }
+                        _ => event,
+                    };
                     warm.hear(&order, &teller, event);
                 })
                 .await;
@@ -766,6 +775,9 @@ impl Inner {
         environment.push(set("SERVE_HERE_CONTROL", CONTROL_FD.to_string().as_bytes()));
         environment.push(set("SERVE_HERE_ZYGOTE", private));
         if language == Language::Python {
+            if !self.options.full_end {
+                environment.push(set("SERVE_HERE_FAST_END", b"1"));
+            }
             let mut path = folder.python().into_os_string().into_encoded_bytes();
             if let Some(own) = variable(&self.environment, b"PYTHONPATH") {
                 environment.retain(|entry| !entry.to_bytes().starts_with(b"PYTHONPATH="));
@@ -780,6 +792,14 @@ impl Inner {
         }
         environment
     }
+}
+
+/// Whether an interpreter that has started has written nothing: what it writes
+/// at each start, a script that it runs warm would miss. From here on it is read.
+fn is_silent(outputs: &mut [Stderr]) -> bool {
+    outputs
+        .iter_mut()
+        .all(|output| output.is_empty() && output.watch().is_ok())
 }
 
 /// Not a wrapper script, such as those of version managers.

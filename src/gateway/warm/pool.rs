@@ -250,6 +250,13 @@ impl<K: Eq + Hash + Clone, I: PartialEq, Z: Clone + PartialEq> Pool<K, I, Z> {
         twice
     }
 
+    /// It is gone, and that was right.
+    pub fn left(&mut self, key: &K, zygote: &Z) {
+        if let Some(slot) = self.slots.get_mut(key) {
+            slot.give_up(zygote);
+        }
+    }
+
     /// None could be made.
     pub fn not_made(&mut self, key: &K, now: Instant) {
         if let Some(slot) = self.slots.get_mut(key) {
@@ -425,6 +432,23 @@ mod tests {
         assert_eq!(pool.pick(&"a", 1, now), Pick::plain());
         now += Duration::from_secs(1);
         assert!(pool.pick(&"a", 1, now).prepare);
+    }
+
+    #[test]
+    fn one_that_leaves_by_itself_is_followed_by_another_at_once() {
+        let (mut pool, now) = (pool(8), Instant::now());
+        for zygote in 1..4 {
+            warm_again(&mut pool, zygote, now);
+            pool.left(&"a", &zygote);
+        }
+        assert!(pool.pick(&"a", 1, now).prepare);
+    }
+
+    /// Makes `zygote` the ready one of "a", which may have had others.
+    fn warm_again(pool: &mut Small, zygote: u32, now: Instant) {
+        assert!(pool.pick(&"a", 1, now).prepare);
+        assert!(pool.preparing(&"a", &1, zygote));
+        pool.ready(&"a", &zygote, now);
     }
 
     #[test]

@@ -78,11 +78,11 @@ def start():
     environment = initial_environment()
     forget_variables()
     control = int(environment[b'SERVE_HERE_CONTROL'])
-    reason = unfit()
     # The server has put the private folder before a script's own PYTHONPATH.
     environment.pop(b'PYTHONPATH', None)
     if b'SERVE_HERE_PYTHONPATH' in environment:
         environment[b'PYTHONPATH'] = environment[b'SERVE_HERE_PYTHONPATH']
+    reason = unfit(environment)
     if reason:
         never(control, reason)
     posix.set_inheritable(control, False)
@@ -110,8 +110,11 @@ def forget_variables():
         environ['PYTHONPATH'] = path
 
 
-def unfit():
+def unfit(environment):
     """Why this interpreter can't be a zygote, or None."""
+    path = environment.get(b'PYTHONPATH')
+    if path and not all(entry.startswith(b'/') for entry in path.split(b':')):
+        return 'PYTHONPATH depends on where a script runs'
     version = sys.version_info[:2]
     if not VERSIONS[0] <= version <= VERSIONS[1]:
         return 'Python %d.%d is not supported' % version
@@ -199,6 +202,7 @@ class Zygote(object):
         fast = environment.get(b'SERVE_HERE_FAST_END') == b'1'
         self.fast_end = FastEnd(self.stash, self.tools) if fast else None
         self.null_stdin = self.make_null_stdin()
+        self.start_files = StartFiles(self.stash, self.tools)
         self.learn_path = private + b'/learn-%d' % posix.getpid()
         self.learn_socket = self.open_learn_socket()
 
@@ -262,6 +266,8 @@ class Zygote(object):
         checked = tools.monotonic()
         while True:
             self.wait(control)
+            if self.start_files.changed():
+                self.leave()
             if tools.monotonic() - checked > FILES_CHECK_SECONDS:
                 checked = tools.monotonic()
                 if self.stash.outdated():
@@ -536,6 +542,69 @@ class Zygote(object):
         main['__loader__'] = self.tools.source_loader('__main__', script)
         fast_end = None if audits else self.fast_end
         return bottom_of_the_stack(code, Ending(self.tools, self, fast_end))
+
+
+class StartFiles(object):
+    """The files that an interpreter reads when it starts, besides the standard
+    library: `site` runs the .pth files of some folders, and imports
+    sitecustomize and usercustomize. After a change another interpreter would
+    start otherwise."""
+
+    def __init__(self, stash, tools):
+        self.listdir, self.time_ns = posix.listdir, tools.time_ns
+        site = sys.modules.get('site')
+        folders = [path for path in sys.path if path not in stash.folders]
+        if site:
+            folders += site.getsitepackages() if hasattr(site, 'getsitepackages') else []
+            folders += [site.getusersitepackages()] if site.ENABLE_USER_SITE else []
+        self.folders = {}
+        self.read = {}
+        self.identities = {}
+        for folder in folders:
+            self.folders[folder] = None
+            self.read[folder] = names = self.names_read_in(folder)
+            for name in names:
+                self.watch(folder + '/' + name)
+        for module in list(sys.modules.values()):
+            file = getattr(module, '__file__', None)
+            if file and file.rpartition('/')[0] not in stash.folders:
+                self.watch(file)
+        for name in ('sitecustomize', 'usercustomize'):
+            if name in sys.modules:
+                self.watch(getattr(sys.modules[name], '__file__', None) or name)
+
+    def watch(self, path):
+        status = self.status(path)
+        # One that has changed just now may have been read before.
+        settled = status and self.time_ns() - max(status[2:4]) > SETTLED_NS
+        self.identities[path] = status if settled else False
+
+    def status(self, path):
+        try:
+            return identity_of(posix.stat(path))
+        except OSError:
+            return None
+
+    def names_read_in(self, folder):
+        try:
+            names = self.listdir(folder)
+        except OSError:
+            return []
+        return sorted(name for name in names if name.endswith('.pth')
+                      or name.partition('.')[0] in ('sitecustomize', 'usercustomize'))
+
+    def changed(self):
+        for path, identity in self.identities.items():
+            if self.status(path) != identity:
+                return True
+        for folder, identity in self.folders.items():
+            status = self.status(folder)
+            if status is None or status != identity:
+                if self.names_read_in(folder) != self.read[folder]:
+                    return True
+                if status and self.time_ns() - max(status[2:4]) > SETTLED_NS:
+                    self.folders[folder] = status
+        return False
 
 
 def startup_values(environment):

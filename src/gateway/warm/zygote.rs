@@ -21,7 +21,7 @@ use tokio::sync::{Notify, OwnedSemaphorePermit, oneshot};
 use tokio::time::{Instant, timeout};
 
 use super::message::{ANSWER_BYTES, Message, Said};
-use crate::gateway::process::{Process, Processes};
+use crate::gateway::process::{Ended, Process, Processes};
 
 /// The longest wait for an answer, counted from the one before.
 const ANSWER: Duration = Duration::from_millis(250);
@@ -83,7 +83,7 @@ pub enum Event {
     Ready(String),
     Never(String),
     Log(String),
-    /// It is gone. `true`: nobody wished it.
+    /// It is gone. `crashed`: neither the server nor itself wished it.
     Gone {
         crashed: bool,
         ready: bool,
@@ -210,9 +210,9 @@ impl Zygote {
         self.settle(&mut tell).await;
         // Its number may be another's from here on.
         let process = self.lock().process.take();
-        drop(process);
+        let left = was_ready && left_by_itself(process).await;
         tell(Event::Gone {
-            crashed: !retired,
+            crashed: !retired && !left,
             ready: was_ready,
         });
     }
@@ -340,4 +340,14 @@ impl Zygote {
         let (_, received) = rustix::net::recv(&self.socket, &mut buffer[..], RecvFlags::DONTWAIT)?;
         Ok((received > 0).then(|| buffer[..received.min(ANSWER_BYTES)].to_vec()))
     }
+}
+
+/// Whether it has ended with success: it found that it is out of date.
+async fn left_by_itself(process: Option<Process>) -> bool {
+    let Some(mut process) = process else {
+        return false;
+    };
+    // It was killed, if it had not ended.
+    let ended = timeout(LAST_WORDS, process.ended()).await;
+    matches!(ended, Ok(Ended::Exit(0)))
 }

@@ -42,6 +42,34 @@ fn the_first_run_and_the_one_that_prepares_are_by_exec() {
 }
 
 #[test]
+fn the_extended_form_of_the_log_says_how_a_script_was_run() {
+    if !needs("python3") {
+        return;
+    }
+    let server = Server::new()
+        .args(["-v", "--log", "combined-extended"])
+        .script("cgi-bin/x.py", PYTHON)
+        .file("a.txt", "a")
+        .start();
+    until_warm(&server, "x.py");
+    server.get("/a.txt");
+    let line = server.wait_for_log("\"GET /a.txt");
+    for (request, how) in [
+        ("/cgi-bin/x.py", "plain"),
+        ("/cgi-bin/x.py", "warm"),
+        ("/a.txt", "-"),
+    ] {
+        let found = line.lines().any(|line| {
+            let words: Vec<&str> = line.rsplit(' ').take(2).collect();
+            line.contains(&format!("\"GET {request} HTTP/1.1\" 200 "))
+                && words[0] == how
+                && words[1].parse::<f64>().is_ok_and(|seconds| seconds >= 0.0)
+        });
+        assert!(found, "{request} {how}: {line}");
+    }
+}
+
+#[test]
 fn without_verbose_no_field_says_how_a_script_was_run() {
     let server = Server::new().script("cgi-bin/x.py", PYTHON).start();
     let response = server.get("/cgi-bin/x.py");
@@ -305,7 +333,7 @@ fn as_the_first_process_of_a_container_it_keeps_warm_scripts_apart_from_orphans(
 }
 
 /// A server that says how scripts are run; none where a language is missing.
-fn with(lay: impl FnOnce(Setup) -> Setup) -> Option<Server> {
+pub(crate) fn with(lay: impl FnOnce(Setup) -> Setup) -> Option<Server> {
     if !(needs("python3") && needs("perl")) {
         return None;
     }
@@ -314,13 +342,13 @@ fn with(lay: impl FnOnce(Setup) -> Setup) -> Option<Server> {
 }
 
 /// How it was run: `warm` or `plain`.
-fn run(server: &Server, script: &str) -> String {
+pub(crate) fn run(server: &Server, script: &str) -> String {
     let response = server.get(format!("/cgi-bin/{script}"));
     assert_eq!(response.status, 200, "{response}");
     response.header("X-Serve-Here-Run").expect("-v is given")
 }
 
-fn until_warm(server: &Server, script: &str) {
+pub(crate) fn until_warm(server: &Server, script: &str) {
     assert!(
         eventually(|| run(server, script) == "warm"),
         "{script} does not get warm"
@@ -341,7 +369,7 @@ fn counted_once(server: &Server, requests: usize) {
 }
 
 /// The server's children that wait to become scripts.
-fn zygotes(server: &Server) -> Vec<u32> {
+pub(crate) fn zygotes(server: &Server) -> Vec<u32> {
     let mut found: Vec<u32> = server
         .scripts()
         .iter()
@@ -374,7 +402,7 @@ fn control(zygote: u32) -> OwnedFd {
     pidfd_getfd(&process, CONTROL_FD, PidfdGetfdFlags::empty()).expect("it has one")
 }
 
-fn signal(process: u32, signal: Signal) {
+pub(crate) fn signal(process: u32, signal: Signal) {
     // It may have gone in the meantime.
     let _ = kill_process(pid(process), signal);
 }
