@@ -212,6 +212,10 @@ pub struct Cli {
     #[arg(long, help_heading = "Scripts")]
     pub warm_full_end: bool,
 
+    /// Have the first request of a script wait for its interpreter
+    #[arg(long, hide = true)]
+    pub warm_at_once: bool,
+
     /// Prepare Perl for scripts that load no modules too, which gains little
     #[arg(long, hide = true)]
     pub warm_all: bool,

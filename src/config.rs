@@ -78,6 +78,8 @@ pub struct WarmConfig {
     /// For Perl scripts without modules too.
     pub all: bool,
     pub full_end: bool,
+    /// The first request of a script waits for its interpreter.
+    pub at_once: bool,
 }
 
 impl Config {
@@ -179,6 +181,7 @@ impl WarmConfig {
             except: cli.no_warm.clone(),
             all: cli.warm_all,
             full_end: cli.warm_full_end,
+            at_once: cli.warm_at_once,
         })
     }
 }

@@ -191,6 +191,7 @@ fn warm(
         except: warm.except.clone(),
         all: warm.all,
         full_end: warm.full_end,
+        at_once: warm.at_once,
         notes: !config.quiet,
     };
     Warm::new(

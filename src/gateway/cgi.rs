@@ -240,7 +240,7 @@ impl Shared {
         }
     }
 
-    /// In an interpreter that waits for it, or by exec, which never waits.
+    /// In an interpreter that waits for it, or by exec.
     async fn start(
         self: &Arc<Self>,
         facts: &Facts<'_>,
@@ -249,8 +249,11 @@ impl Shared {
     ) -> Result<Run, Fault> {
         let script = facts.script;
         let program = Box::new(self.program(facts));
-        let warm = self.warm.as_ref();
-        let mut chance = warm.map_or_else(Chance::default, |warm| warm.chance(script, &program));
+        let mut chance = match &self.warm {
+            None => Chance::default(),
+            Some(warm) if warm.is_at_once() => warm.sure_chance(script, &program).await,
+            Some(warm) => warm.chance(script, &program),
+        };
         let Some(ready) = chance.take() else {
             let launched = self.launch(script, program, stdin.child.as_fd(), place)?;
             return self.begin(script, stdin, launched, chance);

@@ -23,7 +23,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU8, AtomicUsize, Ordering};
 use std::sync::mpsc::{self, RecvTimeoutError};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -58,6 +58,8 @@ const MAX_VERSIONS: usize = 4096;
 const MAX_AGE: Duration = Duration::from_secs(600);
 /// How often interpreters are looked after while there are any.
 const TICK: Duration = Duration::from_secs(1);
+/// How often a request looks that waits for its interpreter to be prepared.
+const AT_ONCE_POLL: Duration = Duration::from_millis(5);
 /// A child that nobody holds after this will never be held.
 const LOST: Duration = Duration::from_secs(5);
 /// For the interpreters' end when the server stops.
@@ -91,6 +93,11 @@ const UNFIT: [(&[u8], &[Language]); 16] = {
     ]
 };
 
+const UNTRIED: u8 = 0;
+/// It gave an answer.
+const WORKS: u8 = 1;
+const FAILED: u8 = 2;
+
 pub struct Options {
     /// Interpreters that wait at once.
     pub most: usize,
@@ -105,6 +112,8 @@ pub struct Options {
     pub all: bool,
     /// Each interpreter runs all of its own end, also where nothing could show.
     pub full_end: bool,
+    /// A script's first request waits for an interpreter too.
+    pub at_once: bool,
     /// Notes go to the log.
     pub notes: bool,
 }
@@ -147,8 +156,8 @@ pub struct Version {
     stamp: Stamp,
     /// `None`: always left to exec.
     shebang: Option<Shebang>,
-    /// Its last run gave an answer.
-    works: AtomicUsize,
+    /// `UNTRIED`, `WORKS` or `FAILED`: its last run.
+    last: AtomicU8,
 }
 
 /// Tells one content of a file from another. Change time too: a content of the
@@ -198,6 +207,8 @@ struct Order {
 pub struct Chance {
     version: Option<Arc<Version>>,
     ready: Option<Ready>,
+    /// An interpreter is being prepared.
+    coming: bool,
 }
 
 /// An interpreter and what is sent to it.
@@ -254,15 +265,39 @@ impl Warm {
         let Some(version) = inner.version(&script.file) else {
             return Chance::default();
         };
-        let ready = version
+        let earned = match version.last.load(Ordering::Relaxed) {
+            WORKS => true,
+            UNTRIED => inner.options.at_once,
+            _ => false,
+        };
+        let (ready, coming) = version
             .shebang
             .as_ref()
-            .filter(|_| version.works.load(Ordering::Relaxed) == 1 && !inner.is_excepted(script))
-            .and_then(|shebang| inner.find(shebang, script, &version, program));
+            .filter(|_| earned && !inner.is_excepted(script))
+            .map_or((None, false), |shebang| {
+                inner.find(shebang, script, &version, program)
+            });
         Chance {
             version: Some(version),
             ready,
+            coming,
         }
+    }
+
+    /// The same, but it waits for one that is being prepared.
+    pub async fn sure_chance(&self, script: &Script, program: &Program) -> Chance {
+        loop {
+            let chance = self.chance(script, program);
+            if !chance.coming {
+                return chance;
+            }
+            tokio::time::sleep(AT_ONCE_POLL).await;
+        }
+    }
+
+    /// Whether the first request of a script is to wait.
+    pub fn is_at_once(&self) -> bool {
+        self.inner.options.at_once
     }
 
     /// Ends all interpreters. Every request from now on is left to exec.
@@ -299,18 +334,18 @@ impl Chance {
 
     /// The script has answered. From the next request on it can be warm.
     pub fn worked(&self) {
-        self.set(1);
+        self.set(WORKS);
     }
 
     /// The script has ended without an answer: its messages are exact if it is
     /// left to exec until it works again.
     pub fn failed(&self) {
-        self.set(0);
+        self.set(FAILED);
     }
 
-    fn set(&self, works: usize) {
+    fn set(&self, last: u8) {
         if let Some(version) = &self.version {
-            version.works.store(works, Ordering::Relaxed);
+            version.last.store(last, Ordering::Relaxed);
         }
     }
 }
@@ -343,7 +378,7 @@ impl Inner {
         let version = Arc::new(Version {
             shebang: self.judge(file, &found),
             stamp,
-            works: AtomicUsize::new(0),
+            last: AtomicU8::new(UNTRIED),
         });
         if versions.len() >= MAX_VERSIONS {
             versions.clear();
@@ -381,15 +416,19 @@ impl Inner {
         patterns.any(|pattern| matches(pattern, &script.name) || matches(pattern, name))
     }
 
+    /// An interpreter for the script; else whether one is being prepared.
     fn find(
         self: &Arc<Self>,
         shebang: &Shebang,
         script: &Script,
         version: &Version,
         program: &Program,
-    ) -> Option<Ready> {
-        let file = self.interpreter(&shebang.interpreter)?;
-        let mut identity = made_of(&file)?;
+    ) -> (Option<Ready>, bool) {
+        let file = self.interpreter(&shebang.interpreter);
+        let made_of = file.and_then(|file| Some((made_of(&file)?, file)));
+        let Some((mut identity, file)) = made_of else {
+            return (None, false);
+        };
         let script_file = (shebang.language == Language::Perl).then(|| script.file.clone());
         if script_file.is_some() {
             identity.push(Some(version.stamp.clone()));
@@ -402,6 +441,7 @@ impl Inner {
         let Pick {
             zygote,
             prepare,
+            coming,
             retire,
         } = self
             .lock_pool()
@@ -421,10 +461,12 @@ impl Inner {
             // The thread lives as long as the server.
             let _ = orders.send(order);
         }
-        let Handled(zygote) = zygote?;
-        let original = command_line(shebang, &program.arguments);
-        let message = Message::new(program, &original, self.umask)?;
-        Some(Ready { zygote, message })
+        let ready = zygote.and_then(|Handled(zygote)| {
+            let original = command_line(shebang, &program.arguments);
+            let message = Message::new(program, &original, self.umask)?;
+            Some(Ready { zygote, message })
+        });
+        (ready, coming)
     }
 
     /// The program that the first line names. As env finds it: the first on the
@@ -626,8 +668,11 @@ impl Keeper {
 
     fn prepare(&mut self, order: Order) {
         if !is_program(&order.key.file) {
-            let mut pool = self.warm.lock_pool();
-            pool.not_made(&order.key, Instant::now());
+            if self.warm.lock_pool().refuse(&order.key) {
+                let name = order.name();
+                self.warm
+                    .note(&format!("not for {name}: it is a wrapper, no program"));
+            }
             return;
         }
         let order = Arc::new(order);

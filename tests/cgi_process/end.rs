@@ -14,11 +14,16 @@ fn ask(server: &Server, target: &str) -> Client {
     client
 }
 
-/// Waits until the server has `count` children that run.
+/// Waits until so many scripts run.
 fn running(server: &Server, count: usize) -> Vec<u32> {
-    let there = eventually(|| server.scripts().len() == count);
-    assert!(there, "{} scripts run, not {count}", server.scripts().len());
-    server.scripts().iter().map(|script| script.pid).collect()
+    let scripts = || {
+        let mut scripts = server.scripts();
+        scripts.retain(|process| !process.is_prepared());
+        scripts
+    };
+    let there = eventually(|| scripts().len() == count);
+    assert!(there, "{} scripts run, not {count}", scripts().len());
+    scripts().iter().map(|script| script.pid).collect()
 }
 
 fn gone(pids: &[u32]) -> bool {

@@ -74,6 +74,16 @@ pub(crate) fn engine() -> Option<String> {
     std::env::var("TEST_ENGINE").ok()
 }
 
+/// How scripts are run in all tests, if not as ever: all of them from prepared
+/// interpreters, where that can be, or none.
+pub(crate) fn warm() -> &'static [&'static str] {
+    match std::env::var("TEST_WARM").as_deref() {
+        Ok("at-once") => &["--warm-at-once", "--warm-max=64"],
+        Ok("off") => &["--no-warm"],
+        _ => &[],
+    }
+}
+
 /// Whether this is a run on an engine that can't do `what` (docs/limits.md);
 /// says so.
 pub(crate) fn tiny_http_cannot(what: &str) -> bool {

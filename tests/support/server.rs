@@ -20,7 +20,7 @@ use tempfile::TempDir;
 use super::client::{Client, Response};
 use super::process::Process;
 use super::report::Report;
-use super::{DEADLINE, engine, eventually, fixtures};
+use super::{DEADLINE, engine, eventually, fixtures, warm};
 
 /// What a test lays out before the server starts.
 pub(crate) struct Setup {
@@ -214,6 +214,7 @@ impl Setup {
             .arg("0")
             .arg(self.root())
             .args(engine().map(|name| format!("--engine={name}")))
+            .args(warm())
             .args(&self.args)
             .env_clear()
             .env("PATH", path)

@@ -64,7 +64,10 @@ const CASES: &[Case] = &[
     line("/usr/bin/perl -wT"),
     line("/usr/bin/env -S python3 -u"),
     // Programs that are not what they are called, and wrappers.
-    line("{root}/wrapper/python3"),
+    Case {
+        note: Some("wrapper/python3: it is a wrapper, no program"),
+        ..line("{root}/wrapper/python3")
+    },
     Case {
         note: Some("it ended before it was ready, twice within 10 s"),
         ..line("{root}/other/python3")

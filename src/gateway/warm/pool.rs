@@ -72,6 +72,8 @@ pub struct Pick<Z> {
     pub zygote: Option<Z>,
     /// An interpreter is to be prepared for those that follow.
     pub prepare: bool,
+    /// There is none, but one will be ready soon.
+    pub coming: bool,
     /// Is given up.
     pub retire: Vec<Z>,
 }
@@ -81,6 +83,7 @@ impl<Z> Pick<Z> {
         Self {
             zygote: None,
             prepare: false,
+            coming: false,
             retire: Vec::new(),
         }
     }
@@ -143,11 +146,14 @@ impl<K: Eq + Hash + Clone, I: PartialEq, Z: Clone + PartialEq> Pool<K, I, Z> {
             return Pick {
                 zygote: Some(held.zygote.clone()),
                 prepare,
-                retire: Vec::new(),
+                ..Pick::plain()
             };
         }
         if slot.next.is_some() || slot.ordered {
-            return Pick::plain();
+            return Pick {
+                coming: true,
+                ..Pick::plain()
+            };
         }
         let rate = slot.rate.now(now);
         let Some(retire) = self.make_room(rate, now) else {
@@ -159,6 +165,7 @@ impl<K: Eq + Hash + Clone, I: PartialEq, Z: Clone + PartialEq> Pool<K, I, Z> {
         Pick {
             zygote: None,
             prepare: true,
+            coming: true,
             retire,
         }
     }
@@ -232,6 +239,15 @@ impl<K: Eq + Hash + Clone, I: PartialEq, Z: Clone + PartialEq> Pool<K, I, Z> {
             return false;
         };
         slot.give_up(zygote);
+        !std::mem::replace(&mut slot.never, true)
+    }
+
+    /// None is to be made, now or later. Returns whether that is news.
+    pub fn refuse(&mut self, key: &K) -> bool {
+        let Some(slot) = self.slots.get_mut(key) else {
+            return false;
+        };
+        slot.ordered = false;
         !std::mem::replace(&mut slot.never, true)
     }
 
@@ -369,9 +385,13 @@ mod tests {
         let (mut pool, now) = (pool(8), Instant::now());
         let first = pool.pick(&"a", 1, now);
         assert_eq!((first.zygote, first.prepare), (None, true));
-        assert_eq!(pool.pick(&"a", 1, now), Pick::plain());
+        let coming = Pick {
+            coming: true,
+            ..Pick::plain()
+        };
+        assert_eq!(pool.pick(&"a", 1, now), coming);
         assert!(pool.preparing(&"a", &1, 7));
-        assert_eq!(pool.pick(&"a", 1, now), Pick::plain());
+        assert_eq!(pool.pick(&"a", 1, now), coming);
         pool.ready(&"a", &7, now);
         assert_eq!(pool.pick(&"a", 1, now).zygote, Some(7));
     }
