@@ -92,13 +92,8 @@ def compare(place, options):
             continue
         work = next((work for work in works.WORKS if work.name == name), None)
         # Who can't do it at all by its nature has no line in the table of it.
-        able = [peer for peer in chosen if concerns(peer, work)]
+        able = [peer for peer in chosen if peer.concerns(work)]
         result.rows[name] = measurement.load(work, able) if work else measurement.idle(able)
         print(f"\n== {report.title(name)}\n{report.aligned(*report.table(result, name))}", flush=True)
     print(f"\n== Targets\n{report.aligned(*report.target_table(result), figures=False)}", flush=True)
     return result
-
-
-def concerns(peer, work):
-    """The floors are no servers of files."""
-    return peer.is_peer or peer.name.startswith(works.OURS) or (work is not None and work.kind in peer.kinds)

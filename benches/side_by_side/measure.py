@@ -237,7 +237,7 @@ def what_is_wrong(answer, work, site):
         absent = sum(sites.entry_name(n).encode() not in answer.content for n in range(sites.LISTING_ENTRIES))
         if absent:
             return f"wrong: {absent} entries are absent"
-    if work.kind == SCRIPT and (answer.media_type != "text/plain" or answer.content != sites.SCRIPT_SAYS):
+    if work.kind == SCRIPT and (answer.media_type != "text/plain" or answer.content != work.says):
         return f"wrong: the script's output is {answer.media_type} {answer.content[:80]!r}"
     return None
 

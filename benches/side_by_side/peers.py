@@ -10,7 +10,7 @@ import re
 import shutil
 import subprocess
 
-from .works import FILE, HTTP_FLOOR, LISTING, OURS, RAW_FLOOR, SCRIPT
+from .works import FILE, FULL_END, HTTP_FLOOR, LISTING, OURS, PLAIN, RAW_FLOOR, SCRIPT
 
 CORES = len(os.sched_getaffinity(0))
 IS_ROOT = os.geteuid() == 0
@@ -58,6 +58,10 @@ class Peer:
     def version(self):
         return ""
 
+    def concerns(self, work):
+        """Whether it has a line in the table of a work, if only to say that it can't do it. None is the idle work."""
+        return True
+
     def commands(self, folder, port, work):
         """Writes the configuration into the folder; returns the commands. Only the floor looks at the work."""
         raise NotImplementedError
@@ -85,6 +89,28 @@ class ServeHereLogged(ServeHere):
 
     def commands(self, folder, port, work):
         return [[self.site.serve_here, port, self.site.folder]]
+
+
+class ServeHereFullEnd(ServeHere):
+    name = FULL_END
+    note = "the same with `--warm-full-end`: a prepared interpreter's child runs its whole end"
+
+    def concerns(self, work):
+        return work is not None and work.warm
+
+    def commands(self, folder, port, work):
+        return [[self.site.serve_here, "--log", "off", "--warm-full-end", port, self.site.folder]]
+
+
+class ServeHerePlain(ServeHere):
+    name = PLAIN
+    note = "the same with `--no-warm`: each script has an interpreter of its own"
+
+    def concerns(self, work):
+        return work is not None and work.kind == SCRIPT
+
+    def commands(self, folder, port, work):
+        return [[self.site.serve_here, "--log", "off", "--no-warm", port, self.site.folder]]
 
 
 class Lighttpd(Peer):
@@ -336,6 +362,9 @@ class HttpFloor(Peer):
     def missing(self):
         return None
 
+    def concerns(self, work):
+        return work is not None and work.kind == SCRIPT
+
     def commands(self, folder, port, work):
         return [[self.site.floor, "http", port, SCRIPT_PROCESSES, self.site.script(work)]]
 
@@ -349,4 +378,5 @@ class RawFloor(HttpFloor):
         return [self.site.floor, "raw", seconds, work.connections, self.site.script(work)]
 
 
-ALL = [ServeHere, ServeHereLogged, Lighttpd, Nginx, H2o, Apache, Busybox, Python, TinyHttp, HttpFloor, RawFloor]
+OWN = [ServeHere, ServeHereLogged, ServeHereFullEnd, ServeHerePlain]
+ALL = [*OWN, Lighttpd, Nginx, H2o, Apache, Busybox, Python, TinyHttp, HttpFloor, RawFloor]

@@ -158,7 +158,7 @@ def verdicts(report):
 
 
 def verdict(report, target):
-    ours = report.row(target.work, OURS)
+    ours = report.row(target.work, target.ours)
     value = getattr(ours, target.measure) if ours else None
     if target.against is None:
         base = 1

@@ -11,8 +11,6 @@ BENCHES = pathlib.Path(__file__).resolve().parent.parent
 REPOSITORY = BENCHES.parent
 
 LISTING_ENTRIES = 1000
-QUERY = "n=1"
-SCRIPT_SAYS = f"method=GET query={QUERY}\n".encode()
 # Servers look at a file's time; some treat one that has just changed as one that still changes.
 FILE_AGE_SECONDS = 3600
 
@@ -50,7 +48,8 @@ class Site:
         folder = self.folder / "cgi-bin"
         folder.mkdir()
         run(["cc", "-O2", "-Wall", "-static", "-o", folder / "c.cgi", BENCHES / "cgi.c"])
-        shutil.copy(BENCHES / "cgi.sh", folder / "sh.cgi")
+        for script in (BENCHES / "scripts").iterdir():
+            shutil.copy(script, folder)
         for script in folder.iterdir():
             script.chmod(0o755)
         run(["cc", "-O2", "-Wall", "-pthread", "-o", self.floor, BENCHES / "floor.c"])

@@ -2,10 +2,11 @@
 
 import dataclasses
 
-from .site import QUERY
-
+QUERY = "n=1"
 FILE, LISTING, SCRIPT = "file", "listing", "script"
 OURS = "serve-here"
+# With interpreters that run their whole end, and with none.
+FULL_END, PLAIN = "serve-here-full", "serve-here-plain"
 RAW_FLOOR = "floor"
 HTTP_FLOOR = "floor-http"
 
@@ -23,15 +24,32 @@ class Work:
     bytes: int = 0
     # So few answers in a round that counting them is too coarse; their bytes are counted instead.
     by_bytes: bool = False
+    # What the script prints below its header.
+    says: bytes = f"method=GET query={QUERY}\n".encode()
+    # Its interpreter can be prepared.
+    warm: bool = False
 
+
+def script(name, title, says=Work.says, warm=False):
+    return Work(
+        f"cgi-{name}", f"CGI, {title}, 8 connections", SCRIPT, f"/cgi-bin/{name}.cgi?{QUERY}", 8, says=says, warm=warm
+    )
+
+
+PARSED = b'{"method": "GET", "query": {"n": ["1"]}'
 
 WORKS = [
     Work("file-1k", "1 KB file, 64 connections", FILE, "/small.bin", 64, 1 << 10),
     Work("file-100k", "100 KB file, 64 connections", FILE, "/medium.bin", 64, 100 << 10),
     Work("file-100m", "100 MB file, 2 connections", FILE, "/large.bin", 2, 100 << 20, by_bytes=True),
     Work("listing", "Listing of 1,000 entries, 8 connections", LISTING, "/list/", 8),
-    Work("cgi-c", "CGI, static C program, 8 connections", SCRIPT, f"/cgi-bin/c.cgi?{QUERY}", 8),
-    Work("cgi-sh", "CGI, #!/bin/sh script, 8 connections", SCRIPT, f"/cgi-bin/sh.cgi?{QUERY}", 8),
+    script("c", "static C program"),
+    script("sh", "#!/bin/sh script"),
+    script("py-empty", "Python without imports", b"hello\n", warm=True),
+    script("py-parse", "Python with json and urllib.parse", PARSED + b"}\n", warm=True),
+    script("py-request", "Python with json and urllib.request", PARSED + b', "upstream": "POST"}\n', warm=True),
+    script("pl-cgi", "Perl with CGI.pm", warm=True),
+    script("pl-plain", "Perl without modules"),
 ]
 # Not a load: measured on servers that nobody asks anything, or that just start.
 IDLE = "idle"
@@ -42,7 +60,7 @@ READY_PATH = WORKS[0].path
 
 @dataclasses.dataclass(frozen=True)
 class Target:
-    """`measure` of this server against `factor` times that of `against`, on a work."""
+    """`measure` of a row of ours against `factor` times that of `against`, on a work."""
 
     work: str
     text: str
@@ -50,6 +68,7 @@ class Target:
     factor: float
     # The name of a row; "best" for the best of the peers; None for a bound that is a figure itself.
     against: str | None = "best"
+    ours: str = OURS
 
 
 TARGETS = [
@@ -62,6 +81,16 @@ TARGETS = [
     Target("cgi-c", "requests/s at least 1.3 × the best peer's", "rate", 1.3),
     Target("cgi-c", "requests/s at least 0.7 × the floor's, same load generator", "rate", 0.7, HTTP_FLOOR),
     Target("cgi-sh", "requests/s at least 1.3 × the best peer's", "rate", 1.3),
+    Target("cgi-py-empty", "requests/s at least 2.5 × the best peer's, whole end", "rate", 2.5, ours=FULL_END),
+    Target("cgi-py-empty", "requests/s at least 5 × the best peer's", "rate", 5),
+    Target("cgi-py-parse", "requests/s at least 4 × the best peer's, whole end", "rate", 4, ours=FULL_END),
+    Target("cgi-py-parse", "requests/s at least 8 × the best peer's", "rate", 8),
+    Target("cgi-py-request", "requests/s at least 5 × the best peer's, whole end", "rate", 5, ours=FULL_END),
+    Target("cgi-py-request", "requests/s at least 12 × the best peer's", "rate", 12),
+    Target("cgi-pl-cgi", "requests/s at least 6 × the best peer's", "rate", 6),
+    Target("cgi-c", "requests/s at least 0.97 × ours with --no-warm", "rate", 0.97, PLAIN),
+    Target("cgi-sh", "requests/s at least 0.97 × ours with --no-warm", "rate", 0.97, PLAIN),
+    Target("cgi-pl-plain", "requests/s at least 0.97 × ours with --no-warm", "rate", 0.97, PLAIN),
     Target(IDLE, "resident memory after the start at most 6 MiB", "resident", 6 * MIB, None),
     Target(IDLE, "start to first answer at most 10 ms", "start_ms", 10, None),
 ]
