@@ -1280,7 +1280,8 @@ class Facts(object):
     def complete(self, stash):
         if self.order:
             return
-        order, seen, bases, tops, importers = [], set(), [], set(), []
+        # Whatever is executed looks names up in `builtins`.
+        order, seen, bases, tops, importers = [], set(), ['builtins'], set(), []
 
         def visit(name):
             top, _, rest = name.partition('.')
@@ -1291,7 +1292,7 @@ class Facts(object):
                 return
             seen.add(name)
             if name in stash.startup:
-                if name != 'sys':
+                if name not in ('sys', 'builtins'):
                     bases.append(name)
                 return
             if top not in stash.startup:
