@@ -197,6 +197,10 @@ pub struct Cli {
     #[arg(long, value_name = "N", default_value_t = 8, hide_default_value = true, value_parser = clap::value_parser!(u32).range(0..=1000), help_heading = "Scripts")]
     pub warm_max: u32,
 
+    /// Memory of all prepared interpreters together; those asked for least go [default: 256M]
+    #[arg(long, value_name = "SIZE", default_value = "256M", hide_default_value = true, value_parser = size, help_heading = "Scripts")]
+    pub warm_memory: u64,
+
     /// End a prepared interpreter that nobody asks for [default: 60; 0 = never]
     #[arg(long, value_name = "SECS", default_value = "60", hide_default_value = true, value_parser = seconds, help_heading = "Scripts")]
     pub warm_idle: f64,

@@ -70,6 +70,8 @@ pub struct ScriptConfig {
 pub struct WarmConfig {
     /// At once.
     pub most: usize,
+    /// Bytes that all hold together at most.
+    pub memory: u64,
     pub idle: Duration,
     /// Of one, before it is replaced.
     pub requests: u64,
@@ -176,6 +178,7 @@ impl WarmConfig {
         let off = cli.warm_max == 0 || cli.no_warm.iter().any(|pattern| pattern == "*");
         (!off).then(|| Self {
             most: cli.warm_max as usize,
+            memory: cli.warm_memory,
             idle: time(cli.warm_idle),
             requests: cli.warm_requests,
             except: cli.no_warm.clone(),

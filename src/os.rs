@@ -162,6 +162,15 @@ pub fn give_memory_back() {
     }
 }
 
+/// Bytes of memory that a process holds, those that it shares with others in
+/// parts (Pss). `None` where the kernel doesn't say, or the process is gone.
+pub fn proportional_memory(pid: u32) -> Option<u64> {
+    let text = std::fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).ok()?;
+    let line = text.lines().find_map(|line| line.strip_prefix("Pss:"))?;
+    let kibibytes: u64 = line.trim().strip_suffix(" kB")?.trim().parse().ok()?;
+    Some(kibibytes << 10)
+}
+
 /// Asks the scheduler not to take a core from somebody else the moment a request
 /// comes for this thread. Where cores are short, clients and scripts go on, more
 /// requests come together, and each costs less; where one is free, nothing

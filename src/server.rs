@@ -186,6 +186,7 @@ fn warm(
     };
     let options = warm::Options {
         most: warm.most,
+        memory: warm.memory,
         idle: warm.idle,
         requests: warm.requests,
         except: warm.except.clone(),

@@ -209,7 +209,7 @@ fn what_it_cannot_do_it_says_in_one_line_with_a_way_out() {
         (&["--cgi-timeout", "soon"], 2, "seconds", ""),
         (&["--cgi-jobs", "0"], 2, "--cgi-jobs", ""),
         (&["--max-body", "lots"], 2, "bytes", ""),
-        (&["--log", "pretty"], 2, "pretty", "combined, json"),
+        (&["--log", "pretty"], 2, "pretty", "combined-extended, json"),
         (&["--engine", "x\ny"], 2, r"'x\ny'", "http1"),
         (&["--no-cgi", "--cgi-dir", "x"], 2, "--no-cgi", "--help"),
         (&["--no-cgi", "--cgi-ext", "pl"], 2, "--no-cgi", "--help"),

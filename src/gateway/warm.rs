@@ -60,6 +60,8 @@ const MAX_AGE: Duration = Duration::from_secs(600);
 const TICK: Duration = Duration::from_secs(1);
 /// How often a request looks that waits for its interpreter to be prepared.
 const AT_ONCE_POLL: Duration = Duration::from_millis(5);
+/// How often their memory is looked at.
+const WEIGH: Duration = Duration::from_secs(5);
 /// A child that nobody holds after this will never be held.
 const LOST: Duration = Duration::from_secs(5);
 /// For the interpreters' end when the server stops.
@@ -98,9 +100,12 @@ const UNTRIED: u8 = 0;
 const WORKS: u8 = 1;
 const FAILED: u8 = 2;
 
+#[allow(clippy::struct_excessive_bools, reason = "each is one decision")]
 pub struct Options {
     /// Interpreters that wait at once.
     pub most: usize,
+    /// Bytes of memory that they hold at most, together.
+    pub memory: u64,
     /// One that nobody asks for is given up after this.
     pub idle: Duration,
     /// One is replaced after so many requests.
@@ -251,6 +256,7 @@ impl Warm {
         let keeper = Keeper {
             warm: Arc::clone(&inner),
             unheld: HashMap::new(),
+            weighed: Instant::now(),
         };
         let thread = std::thread::Builder::new().name("warm".into());
         thread.spawn(move || keeper.run(&ordered))?;
@@ -644,6 +650,8 @@ struct Keeper {
     warm: Arc<Inner>,
     /// Children that nobody held at an earlier look, and when that was.
     unheld: HashMap<Pid, (u64, Instant)>,
+    /// When memory was looked at last.
+    weighed: Instant,
 }
 
 impl Keeper {
@@ -751,10 +759,30 @@ impl Keeper {
         for zygote in idle {
             zygote.0.retire();
         }
-        for zygote in all {
+        for zygote in &all {
             zygote.0.end_if_stuck();
         }
+        if self.weighed.elapsed() >= WEIGH {
+            self.weighed = Instant::now();
+            self.limit_memory(&all);
+        }
         self.end_lost();
+    }
+
+    /// Gives up those that are asked for least until the rest fits.
+    fn limit_memory(&self, all: &[Handled]) {
+        let weigh = |zygote: &Handled| os::proportional_memory(zygote.0.pid).unwrap_or(0);
+        let mut total: u64 = all.iter().map(weigh).sum();
+        while total > self.warm.options.memory {
+            let given_up = self.warm.lock_pool().take_least(Instant::now());
+            if given_up.is_empty() {
+                return;
+            }
+            for zygote in given_up {
+                total = total.saturating_sub(weigh(&zygote));
+                zygote.0.retire();
+            }
+        }
     }
 
     /// A child that ended before it could say so is nobody's. At first sight it

@@ -183,6 +183,20 @@ fn an_idle_interpreter_is_ended() {
 }
 
 #[test]
+fn interpreters_that_take_too_much_memory_are_ended() {
+    let Some(server) = with(|setup| {
+        setup
+            .args(["--warm-memory", "1M"])
+            .script("cgi-bin/x.py", PYTHON)
+    }) else {
+        return;
+    };
+    until_warm(&server, "x.py");
+    assert!(eventually(|| zygotes(&server).is_empty()), "it still waits");
+    assert_eq!(server.get("/cgi-bin/x.py").status, 200);
+}
+
+#[test]
 fn what_is_no_answer_ends_the_interpreter_and_no_request() {
     for garbage in [
         &b"hello\0"[..],

@@ -291,6 +291,16 @@ impl<K: Eq + Hash + Clone, I: PartialEq, Z: Clone + PartialEq> Pool<K, I, Z> {
             .collect()
     }
 
+    /// Gives up the one that is asked for least, with its replacement.
+    pub fn take_least(&mut self, now: Instant) -> Vec<Z> {
+        let slots = self
+            .slots
+            .values_mut()
+            .filter(|slot| slot.current.is_some());
+        let least = slots.min_by(|a, b| a.rate.now(now).total_cmp(&b.rate.now(now)));
+        least.map_or_else(Vec::new, Slot::take_zygotes)
+    }
+
     pub fn all(&self) -> Vec<Z> {
         let slots = self.slots.values();
         slots
@@ -489,6 +499,17 @@ mod tests {
         let later = now + Duration::from_secs(60);
         assert_eq!(pool.take_idle(later), [1]);
         assert!(pool.pick(&"a", 1, later).prepare);
+    }
+
+    #[test]
+    fn for_want_of_memory_the_one_asked_for_least_goes_first() {
+        let (mut pool, now) = (pool(8), Instant::now());
+        warm(&mut pool, "a", 1, now);
+        warm(&mut pool, "b", 2, now);
+        pool.pick(&"a", 1, now);
+        assert_eq!(pool.take_least(now), [2]);
+        assert_eq!(pool.take_least(now), [1]);
+        assert!(pool.take_least(now).is_empty());
     }
 
     #[test]
