@@ -178,8 +178,11 @@ fn a_client_that_leaves_ends_its_script_and_not_the_interpreter() {
 }
 
 #[test]
-fn many_warm_requests_leave_nothing_behind() {
-    const REQUESTS: usize = 500;
+fn ten_thousand_warm_requests_leave_nothing_behind() {
+    const CLIENTS: usize = 4;
+    /// Of each client to each of the two scripts: what is learnt is learnt then.
+    const FIRST: usize = 100;
+    const REQUESTS: usize = 1250;
     // One that is replaced can't be watched.
     let keep = |setup: Setup| setup.args(["--warm-requests", "1000000"]);
     if let Some(server) = servers_with(COUNTS, keep) {
@@ -192,12 +195,17 @@ fn many_warm_requests_leave_nothing_behind() {
             let of_each: Vec<(u32, usize)> = of_each.collect();
             (of_each, server.children().len())
         };
-        let ask = || {
-            for (script, _) in COUNTS {
-                for _ in 0..REQUESTS {
-                    assert_eq!(server.get(format!("/{script}")).status, 200);
+        let ask = |requests: usize| {
+            thread::scope(|scope| {
+                for _ in 0..CLIENTS {
+                    scope.spawn(|| {
+                        for number in 0..requests * COUNTS.len() {
+                            let (script, _) = COUNTS[number % COUNTS.len()];
+                            assert_eq!(server.get(format!("/{script}")).status, 200);
+                        }
+                    });
                 }
-            }
+            });
         };
         let memory = || {
             zygotes(&server)
@@ -205,9 +213,9 @@ fn many_warm_requests_leave_nothing_behind() {
                 .map(|&pid| private_bytes(pid))
                 .sum::<usize>()
         };
-        ask();
+        ask(FIRST);
         let (fds, before, held) = (server.idle_fds(), look(), memory());
-        ask();
+        ask(REQUESTS);
         assert!(
             eventually(|| server.fds() <= fds),
             "{} descriptors, {fds} before",
