@@ -8,6 +8,7 @@ mod fallback; // what is left to exec
 mod faults; // prepared interpreters that die, stop or are replaced
 mod preparing; // who gets a prepared interpreter, and its life
 mod requests; // requests that differ, one after the other
+mod versions; // another Python than the distribution's
 mod ways; // the three ways to run a script, and how they are compared
 
 use crate::support::skip;

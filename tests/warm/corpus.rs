@@ -23,7 +23,7 @@ const PLAIN: Names = &[
 
 /// Scripts that may, as they don't get to compile or don't answer: their
 /// messages are the interpreter's own then.
-const EITHER: Names = &[
+pub(super) const EITHER: Names = &[
     "perl/begin_fails.pl",
     "perl/missing_brace.pl",
     "perl/option_module.pl",
@@ -46,7 +46,7 @@ const EITHER: Names = &[
 ];
 
 type Variables = &'static [(&'static str, &'static str)];
-type Names = &'static [&'static str];
+pub(super) type Names = &'static [&'static str];
 
 /// Environments, and the scripts for which they make a difference.
 const ENVIRONMENTS: &[(Variables, Names)] = &[
@@ -540,7 +540,7 @@ fn lay_interpreters(setup: Setup) -> Setup {
     setup
 }
 
-fn group(name: &str, scripts: Vec<String>) -> Group<'_> {
+pub(super) fn group(name: &str, scripts: Vec<String>) -> Group<'_> {
     Group {
         name,
         scripts,
@@ -561,13 +561,13 @@ fn names(scripts: &[&str]) -> Vec<String> {
     scripts.iter().map(ToString::to_string).collect()
 }
 
-fn ready() -> bool {
+pub(super) fn ready() -> bool {
     needs("setpriv") && needs("python3") && needs_perl_module("CGI")
 }
 
 /// The executable files below a folder of tests/fixtures/warm; the others are
 /// what they import.
-fn corpus(language: &str) -> Vec<String> {
+pub(super) fn corpus(language: &str) -> Vec<String> {
     let all = fixtures("warm");
     let files = walkdir::WalkDir::new(all.join(language)).sort_by_file_name();
     files
