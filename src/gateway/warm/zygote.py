@@ -48,6 +48,8 @@ LEARNT_NAMES = 512
 
 # Of ma_version_tag in a dictionary, after reference count, type and size.
 VERSION_OFFSET = 24
+# Of the bytes in an object that holds some.
+BYTES_OFFSET = bytes.__basicsize__ - 1
 # Of /dev/null, on every Linux.
 NULL_DEVICE = 1 << 8 | 3
 
@@ -62,8 +64,8 @@ CLONE = {'x86_64': (56, 3), 'aarch64': (220, 4)}
 
 # Variables that an interpreter or its C library looks at when it starts: the
 # zygote has done so already.
-STARTUP_VARIABLES = frozenset((b'LANG', b'LANGUAGE', b'HOME', b'PATH', b'LOCPATH'))
-STARTUP_PREFIXES = (b'PYTHON', b'LC_', b'LD_', b'MALLOC_', b'GLIBC_')
+STARTUP_VARIABLES = (b'LANG=', b'LANGUAGE=', b'HOME=', b'PATH=', b'LOCPATH=',
+                     b'PYTHON', b'LC_', b'LD_', b'MALLOC_', b'GLIBC_')
 
 # Modules that are not loaded before the fork: they speak, or keep what they see
 # at import (working directory, a random key), or belong to the start.
@@ -186,7 +188,8 @@ class Zygote(object):
         self.check_streams()
         self.control = control
         self.parent = posix.getppid()
-        self.startup_values = startup_values(environment)
+        self.startup_values = startup_values(
+            name + b'=' + value for name, value in environment.items())
         self.stash = Stash()
         self.tools = Tools(self.stash)
         # LC_CTYPE as Python has changed it (PEP 538), or None.
@@ -194,6 +197,8 @@ class Zygote(object):
         self.coerced = None if value == environment.get(b'LC_CTYPE') else value
         self.zone = environment.get(b'TZ')
         self.codes = {}
+        # Whose lists were made since the last look at files.
+        self.folders_seen = set()
         # Learning: names that children have told, the pipe and the number of the
         # process that tries them, names that are good.
         self.heard = []
@@ -270,6 +275,7 @@ class Zygote(object):
                 self.leave()
             if tools.monotonic() - checked > FILES_CHECK_SECONDS:
                 checked = tools.monotonic()
+                self.folders_seen.clear()
                 if self.stash.outdated():
                     control.send(b'log a file of the standard library has changed\0')
                     self.leave()
@@ -312,6 +318,8 @@ class Zygote(object):
             self.tools.untrack(thing)
             self.tools.track(thing)
         self.tools.gc.collect()
+        # What is free is not copied: a fork takes a tenth less.
+        self.tools.trim(0)
 
     def hear(self):
         """Takes one child's list of modules."""
@@ -376,12 +384,11 @@ class Zygote(object):
             if flags & (socket.MSG_TRUNC | socket.MSG_CTRUNC):
                 raise Declined('too long')
             request = Request(data, descriptors)
-            if startup_values(request.environment) != self.startup_values:
+            if startup_values(request.variables) != self.startup_values:
                 raise Declined('other variables of the interpreter')
-            code, audits = self.code_of(request.script)
-            path = self.tools.os.path.realpath(self.tools.os.fsdecode(request.script))
-            request.folder = path.rpartition('/')[0] or '/'
-            self.stash.look_at_folders(request.folder)
+            code, audits, request.folder = self.code_of(request.script)
+            if request.folder not in self.folders_seen:
+                self.see_folders(request.folder)
             pid = self.fork(CLONE_PARENT)
         except Declined as reason:
             control.send(b'no %s %s\0' % (number, str(reason).encode()))
@@ -394,8 +401,9 @@ class Zygote(object):
 
     def code_of(self, path):
         """The compiled script, or None if only the interpreter itself can read
-        it exactly, and whether it may add an audit hook. Of the file as it is now: the change time counts too, since
-        the other one can be set back."""
+        it exactly; whether it may add an audit hook; and the folder where links
+        lead. Of the file as it is now: the change time counts too, since the
+        other one can be set back."""
         try:
             descriptor = posix.open(path, posix.O_RDONLY | posix.O_CLOEXEC | posix.O_NONBLOCK)
         except OSError:
@@ -403,9 +411,10 @@ class Zygote(object):
         try:
             status = posix.fstat(descriptor)
             identity = identity_of(status)
+            folder = self.folder_of(descriptor, path)
             cached = self.codes.get(path)
             if cached is not None and cached[0] == identity:
-                return cached[1:]
+                return cached[1], cached[2], folder
             source = read_script(descriptor, status)
             if identity_of(posix.fstat(descriptor)) != identity:
                 raise Declined('changing')
@@ -418,7 +427,25 @@ class Zygote(object):
             while len(self.codes) >= CACHED_SCRIPTS:
                 del self.codes[next(iter(self.codes))]
             self.codes[path] = (identity, code, AUDIT in source)
-        return code, AUDIT in source
+        return code, AUDIT in source, folder
+
+    def folder_of(self, descriptor, path):
+        """The kernel knows where it has found an open file."""
+        try:
+            found = posix.readlink('/proc/self/fd/%d' % descriptor)
+        except OSError:
+            found = ''
+        if not found.startswith('/') or found.endswith(' (deleted)'):
+            found = self.tools.os.path.realpath(self.tools.os.fsdecode(path))
+        return found.rpartition('/')[0] or '/'
+
+    def see_folders(self, folder):
+        """So that children find the lists made: of a script's folder and of those
+        in sys.path."""
+        if len(self.folders_seen) >= CACHED_SCRIPTS:
+            self.folders_seen.clear()
+        self.folders_seen.add(folder)
+        self.stash.look_at_folders(folder)
 
     def fork(self, flags):
         """os.fork, but with the flags of clone: with CLONE_PARENT the child is
@@ -455,7 +482,7 @@ class Zygote(object):
             if code is None:
                 self.execute(request)
             tools.prctl(PR_SET_NAME, tools.c_char_p(request.command()), 0, 0, 0)
-            self.set_environment(request.environment)
+            self.set_environment(request.environment())
             self.set_arguments(request)
             if request.kind_of_input != 'pipe':
                 null = request.kind_of_input == 'null'
@@ -478,23 +505,23 @@ class Zygote(object):
         for number in (SIGPIPE, SIGXFSZ):
             # Python ignores them, and that would outlive the exec.
             signal.signal(number, signal.SIG_DFL)
-        environment = request.environment
-        for path, arguments in (
-                (request.script, [request.script] + request.arguments[1:]),
-                (self.tools.os.fsencode(sys.executable), request.original)):
-            try:
-                posix.execve(path, arguments, environment)
-            except OSError:
-                pass
-        posix._exit(127)
+        try:
+            environment = request.environment()
+            for path, arguments in (
+                    (request.script, [request.script] + request.arguments[1:]),
+                    (self.tools.os.fsencode(sys.executable), request.original)):
+                try:
+                    posix.execve(path, arguments, environment)
+                except OSError:
+                    pass
+        finally:
+            posix._exit(127)
 
     def set_environment(self, environment):
         """Replaces it whole: for C code and for child processes too."""
         if self.coerced is not None:
             environment[b'LC_CTYPE'] = self.coerced
-        self.tools.clearenv()
-        for name, value in environment.items():
-            posix.putenv(name, value)
+        self.tools.set_environ(environment)
         for copy in (posix.environ, self.tools.os.environ._data):
             copy.clear()
             copy.update(environment)
@@ -607,10 +634,9 @@ class StartFiles(object):
         return False
 
 
-def startup_values(environment):
+def startup_values(variables):
     """Of the variables that were looked at when the interpreter started."""
-    return {name: value for name, value in environment.items()
-            if name in STARTUP_VARIABLES or name.startswith(STARTUP_PREFIXES)}
+    return {variable for variable in variables if variable.startswith(STARTUP_VARIABLES)}
 
 
 def received_descriptors(ancillary):
@@ -638,17 +664,19 @@ class Request(object):
         strings = parts[1:-1]
         self.arguments = strings[:argc]
         self.original = strings[argc:argc + origc]
-        pairs = strings[argc + origc:-2]
-        self.environment = dict(pair.split(b'=', 1) for pair in pairs if b'=' in pair)
+        self.variables = strings[argc + origc:-2]
         self.directory, self.script = strings[-2:]
         self.descriptors = descriptors
-        if len(self.environment) != envc or not argc or not origc:
+        if not argc or not origc:
             raise Declined('malformed')
         # The streams were made for pipes; only the first is made anew.
         kinds = [kind_of(descriptor) for descriptor in descriptors]
         self.kind_of_input = kinds[0]
         if kinds[1:] != ['pipe', 'pipe']:
             raise Declined('output is no pipe')
+
+    def environment(self):
+        return dict(variable.split(b'=', 1) for variable in self.variables)
 
     def command(self):
         """The process's name: the kernel takes the script's, or what `env` has
@@ -1535,10 +1563,10 @@ class Tools(object):
         self.monotonic, self.time_ns, self.tzset = time.monotonic, time.time_ns, time.tzset
         self.source_loader = module('_frozen_importlib_external').SourceFileLoader
         ctypes = module('ctypes')
-        self.use_c(ctypes)
+        self.use_c(ctypes, module('_struct'))
         stash.use_versions(ctypes)
 
-    def use_c(self, ctypes):
+    def use_c(self, ctypes, struct):
         # The lock of the interpreter is kept during the calls: between the fork
         # hooks no other code of Python's may run.
         library = ctypes.PyDLL(None)
@@ -1553,7 +1581,9 @@ class Tools(object):
         self.track = library.PyObject_GC_Track
         for function in (self.keep, self.let_go, self.untrack, self.track):
             function.argtypes, function.restype = [ctypes.py_object], None
-        self.clearenv = library.clearenv
+        self.trim = library.malloc_trim
+        self.environ = ctypes.c_void_p.in_dll(library, 'environ')
+        self.pack = struct.pack
         self.prctl = library.prctl
         self.prctl.argtypes = [ctypes.c_int] + [ctypes.c_void_p] * 4
         self.syscall = library.syscall
@@ -1568,6 +1598,21 @@ class Tools(object):
 
     def clone(self, flags):
         return self.syscall(self.clone_number, flags, *(self.clone_rest + [0]))
+
+    def set_environ(self, environment):
+        """The C library's: in one piece. It never frees what it has not made
+        itself, and what is here stays for ever."""
+        strings = [name + b'=' + value + b'\0' for name, value in environment.items()]
+        block = b''.join(strings)
+        address = id(block) + BYTES_OFFSET
+        pointers = []
+        for string in strings:
+            pointers.append(address)
+            address += len(string)
+        array = self.pack('%dQ' % (len(pointers) + 1), *(pointers + [0]))
+        self.keep(block)
+        self.keep(array)
+        self.environ.value = id(array) + BYTES_OFFSET
 
 
 start()
