@@ -42,6 +42,8 @@ FILES_CHECK_SECONDS = 1
 # A filter that makes each warning an error.
 EVERY_WARNING = ('error', None, Warning, None, 0)
 
+# Often enough for an interpreter that adapts its code to what it meets.
+PRACTICE = 16
 # Of the learnt modules.
 LEARNT_BYTES = 32 << 10
 LEARNT_NAMES = 512
@@ -196,6 +198,8 @@ class Zygote(object):
         value = self.tools.os.environb.get(b'LC_CTYPE')
         self.coerced = None if value == environment.get(b'LC_CTYPE') else value
         self.zone = environment.get(b'TZ')
+        self.environment = {name: value for name, value in environment.items()
+                            if not name.startswith(b'SERVE_HERE_')}
         self.codes = {}
         # Whose lists were made since the last look at files.
         self.folders_seen = set()
@@ -306,9 +310,61 @@ class Zygote(object):
         if learnt:
             self.settle()
 
+    def practise(self):
+        """Goes a child's way, up to the script and from its end, and takes it all
+        back. An interpreter remembers what it has found, in its code and in
+        tables; what it knows before the fork no child has to write down, which
+        would copy pages."""
+        tools = self.tools
+        main = vars(sys.modules['__main__'])
+        kept = [(values, type(values)(values)) for values in (
+            main, sys.argv, getattr(sys, 'orig_argv', []), sys.path, sys.path_importer_cache,
+            posix.environ, tools.os.environ._data)]
+        streams = sys.stdin, sys.__stdin__
+        environ = tools.environ.value
+        request = self.own_request()
+        code = compile('', 'practice', 'exec')
+        ours = tools.socket.socketpair(tools.socket.AF_UNIX, tools.socket.SOCK_SEQPACKET)
+        try:
+            for _ in range(PRACTICE):
+                tools.before_fork()
+                self.forked(0)
+                self.announce(ours[0], b'0')
+                ours[1].recv(64)
+                self.take_descriptors(request.descriptors)
+                chain = self.put_on(request, code, True)
+                chain('practice', True)
+                del chain
+                if self.fast_end:
+                    self.fast_end.is_exact()
+                for values, old in kept:
+                    if values != old or values is main:
+                        values.clear()
+                        getattr(values, 'update', getattr(values, 'extend', None))(old)
+                sys.stdin, sys.__stdin__ = streams
+        finally:
+            tools.environ.value = environ
+            for one in ours:
+                one.close()
+
+    def own_request(self):
+        """That asks for what is there already."""
+        with open('/proc/self/comm', 'rb') as file:
+            name = file.read().rstrip(b'\n')
+        umask = posix.umask(0o077)
+        posix.umask(umask)
+        variables = [name + b'=' + value for name, value in self.environment.items()]
+        head = b'run 0 1 1 %d %o' % (len(variables), umask)
+        data = b'\0'.join([head, b'/practice', name] + variables + [b'.', b'/practice', b''])
+        request = Request(data, (0, 1, 2))
+        request.folder = '/'
+        request.kind_of_input = 'null'
+        return request
+
     def settle(self):
         """What is there by now is left alone by the garbage collections of
         children: looking at an object copies its page."""
+        self.practise()
         self.tools.gc.collect()
         self.tools.gc.freeze()
         # But not the script's own dictionary: a cycle through it is collected at
@@ -453,11 +509,14 @@ class Zygote(object):
         the new thread id by the kernel."""
         tools = self.tools
         tools.before_fork()
-        pid = tools.clone(flags | SIGCHLD | CLONE_CHILD_SETTID | CLONE_CHILD_CLEARTID)
+        return self.forked(
+            tools.clone(flags | SIGCHLD | CLONE_CHILD_SETTID | CLONE_CHILD_CLEARTID))
+
+    def forked(self, pid):
         if pid == 0:
-            tools.after_fork_in_child()
+            self.tools.after_fork_in_child()
             return 0
-        tools.after_fork_in_parent()
+        self.tools.after_fork_in_parent()
         if pid < 0:
             raise Declined('no process')
         return pid
@@ -468,29 +527,46 @@ class Zygote(object):
         """Puts the request on. Returns what the interpreter is to call."""
         tools = self.tools
         try:
-            posix.setpgid(0, 0)
-            tools.prctl(PR_SET_PDEATHSIG, SIGTERM, 0, 0, 0)
-            if posix.getppid() != self.parent:
-                posix._exit(127)
-            control.send(b'ran %s %d\0' % (number, posix.getpid()))
-            for target, descriptor in enumerate(request.descriptors):
-                posix.dup2(descriptor, target)
+            self.announce(control, number)
+            self.take_descriptors(request.descriptors)
             control.detach()
             self.close_all()
-            posix.umask(request.umask)
-            posix.chdir(request.directory)
             if code is None:
+                self.take_place(request)
                 self.execute(request)
-            tools.prctl(PR_SET_NAME, tools.c_char_p(request.command()), 0, 0, 0)
-            self.set_environment(request.environment())
-            self.set_arguments(request)
-            if request.kind_of_input != 'pipe':
-                null = request.kind_of_input == 'null'
-                sys.stdin = sys.__stdin__ = self.null_stdin if null else self.make_stdin()
-            return self.prepare_main(request, code, audits)
+            return self.put_on(request, code, audits)
         except BaseException:
             # Nothing of the script has run: it can still be started plainly.
             self.execute(request)
+
+    def announce(self, control, number):
+        posix.setpgid(0, 0)
+        self.tools.prctl(PR_SET_PDEATHSIG, SIGTERM, 0, 0, 0)
+        if posix.getppid() != self.parent:
+            posix._exit(127)
+        control.send(b'ran %s %d\0' % (number, posix.getpid()))
+
+    def take_descriptors(self, descriptors):
+        for target, descriptor in enumerate(descriptors):
+            posix.dup2(descriptor, target)
+
+    def take_place(self, request):
+        posix.umask(request.umask)
+        posix.chdir(request.directory)
+
+    def put_on(self, request, code, audits):
+        """What is left is the interpreter's own."""
+        tools = self.tools
+        self.take_place(request)
+        tools.prctl(PR_SET_NAME, tools.c_char_p(request.command()), 0, 0, 0)
+        self.set_environment(request.environment())
+        self.set_arguments(request)
+        if request.kind_of_input != 'pipe':
+            # Destroying it would be work for nothing.
+            self.pipe_stdin = sys.stdin
+            null = request.kind_of_input == 'null'
+            sys.stdin = sys.__stdin__ = self.null_stdin if null else self.make_stdin()
+        return self.prepare_main(request, code, audits)
 
     def close_all(self):
         """All descriptors but the script's three."""
@@ -529,11 +605,11 @@ class Zygote(object):
             self.tools.tzset()
 
     def set_arguments(self, request):
-        decode = self.tools.os.fsdecode
-        sys.argv[:] = map(decode, request.arguments)
+        decode = self.tools.decode
+        sys.argv[:] = decode(request.arguments)
         if hasattr(sys, 'orig_argv'):
-            sys.orig_argv[:] = map(decode, request.original)
-        script = decode(request.script)
+            sys.orig_argv[:] = decode(request.original)
+        script, = decode([request.script])
         if not getattr(sys.flags, 'safe_path', False):
             sys.path.insert(0, request.folder)
         # The interpreter looks whether the script is a folder or an archive.
@@ -562,7 +638,7 @@ class Zygote(object):
         return stdin
 
     def prepare_main(self, request, code, audits):
-        script = self.tools.os.fsdecode(request.script)
+        script, = self.tools.decode([request.script])
         main = sys.modules['__main__'].__dict__
         main['__file__'] = script
         main['__cached__'] = None
@@ -676,13 +752,19 @@ class Request(object):
             raise Declined('output is no pipe')
 
     def environment(self):
-        return dict(variable.split(b'=', 1) for variable in self.variables)
+        environment = {}
+        for variable in self.variables:
+            name, _, value = variable.partition(b'=')
+            environment[name] = value
+        return environment
 
     def command(self):
         """The process's name: the kernel takes the script's, or what `env` has
         executed, of which only the name is known."""
-        first = self.original[0]
-        return (self.script if b'/' in first else first).rpartition(b'/')[2][:15]
+        _, slash, name = self.original[0].rpartition(b'/')
+        if slash:
+            name = self.script.rpartition(b'/')[2]
+        return name[:15]
 
 
 def kind_of(descriptor):
@@ -950,9 +1032,13 @@ class FastEnd(object):
         kinds.discard(Ending)
         if not kinds.isdisjoint(self.proxies):
             return False
-        metaclasses = {kind for kind in kinds if type in self.bases_of(kind)}
-        references = {kind for kind in kinds if self.reference in self.bases_of(kind)}
-        for thing in objects:
+        metaclasses, references = set(), set()
+        for kind in kinds:
+            if type in self.bases_of(kind):
+                metaclasses.add(kind)
+            elif self.reference in self.bases_of(kind):
+                references.add(kind)
+        for thing in objects if metaclasses or references else ():
             if type(thing) in metaclasses:
                 kinds.add(thing)
             elif type(thing) in references:
@@ -960,7 +1046,10 @@ class FastEnd(object):
                 if callback is not None and getattr(
                         callback, '__module__', None) not in ('weakref', '_weakrefset'):
                     return False
-        return not [kind for kind in kinds if self.finalizes(kind)]
+        for kind in kinds:
+            if self.finalizes(kind):
+                return False
+        return True
 
     def finalizes(self, kind):
         for base in self.bases_of(kind):
@@ -1551,6 +1640,7 @@ class Tools(object):
         self.callbacks = module('atexit')._ncallbacks
         self.threads = module('_thread')._count
         self.os = module('os')
+        self.encoding = sys.getfilesystemencoding(), sys.getfilesystemencodeerrors()
         self.io = module('io')
         self.gc = module('gc')
         self.signal = module('_signal')
@@ -1599,17 +1689,28 @@ class Tools(object):
     def clone(self, flags):
         return self.syscall(self.clone_number, flags, *(self.clone_rest + [0]))
 
+    def decode(self, strings):
+        """os.fsdecode, of all of them."""
+        encoding, errors = self.encoding
+        decoded = []
+        for string in strings:
+            decoded.append(string.decode(encoding, errors))
+        return decoded
+
     def set_environ(self, environment):
         """The C library's: in one piece. It never frees what it has not made
         itself, and what is here stays for ever."""
-        strings = [name + b'=' + value + b'\0' for name, value in environment.items()]
+        strings = []
+        for name, value in environment.items():
+            strings.append(name + b'=' + value + b'\0')
         block = b''.join(strings)
         address = id(block) + BYTES_OFFSET
         pointers = []
         for string in strings:
             pointers.append(address)
             address += len(string)
-        array = self.pack('%dQ' % (len(pointers) + 1), *(pointers + [0]))
+        pointers.append(0)
+        array = self.pack('%dQ' % len(pointers), *pointers)
         self.keep(block)
         self.keep(array)
         self.environ.value = id(array) + BYTES_OFFSET
