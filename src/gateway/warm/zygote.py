@@ -34,6 +34,7 @@ VERSIONS = ((3, 8), (3, 14))
 REQUEST_BYTES = 64 << 10
 SCRIPT_BYTES = 1 << 20
 CACHED_SCRIPTS = 64
+CACHED_FOLDERS = 64
 # A file changed this short a time ago may change again without a new time.
 SETTLED_NS = 2 * 10 ** 9
 # How often the files of the loaded modules are looked at.
@@ -332,6 +333,7 @@ class Zygote(object):
                 self.announce(ours[0], b'0')
                 ours[1].recv(64)
                 self.take_descriptors(request.descriptors)
+                self.stash.practise()
                 chain = self.put_on(request, code, True)
                 chain('practice', True)
                 del chain
@@ -1090,6 +1092,11 @@ class Stash(object):
         self.modules = {}
         self.hidden = {}
         self.facts = {}
+        # Of the modules in a package: its name, and the name in it. And the facts
+        # of those whose import does more than to make a module: a child need not
+        # look at all.
+        self.inner = {}
+        self.repeats = {}
         # A module's values as they were: see `unchanged`.
         self.states = {}
         # Names that some module asked for in vain, as modules of other systems.
@@ -1100,6 +1107,7 @@ class Stash(object):
         # In which of `folders` a module was found, if it was.
         self.places = {}
         self.listings = {}
+        self.importers = {}
         self.version_type = None
         self.unfit_for_fast_end = False
         # Whether a script has had hidden modules only, and how many names are in
@@ -1198,6 +1206,11 @@ class Stash(object):
                 del self.modules[name], self.facts[name]
             else:
                 self.remember_file(name, self.modules[name])
+                parent, _, tail = name.rpartition('.')
+                if parent:
+                    self.inner[name] = parent, tail
+                if self.facts[name].name == name and self.facts[name].is_to_be_repeated():
+                    self.repeats[name] = self.facts[name]
         for name, module in present.items():
             if name in self.modules:
                 self.hidden[name] = module
@@ -1252,10 +1265,18 @@ class Stash(object):
             return True
 
     def look_at_folders(self, script_folder):
-        """So that a child finds their lists made."""
+        """So that a child finds their lists made, and what searches them."""
+        if len(self.importers) >= CACHED_FOLDERS:
+            self.importers.clear()
         for path in [script_folder] + sys.path:
-            if path not in self.folders:
-                self.names_in(path)
+            if (path in self.folders or self.names_in(path)) and path not in self.importers:
+                self.importers[path] = self.path_finder._path_hooks(path)
+
+    def practise(self):
+        """See `Zygote.practise`."""
+        for name in list(self.hidden)[:PRACTICE]:
+            if self.unchanged(self.facts[name]):
+                self.look_along_path(self.facts[name])
 
     # In the child.
 
@@ -1284,25 +1305,33 @@ class Stash(object):
         last = max([self.places.get(name, -1) for name in facts.order if name in self.hidden])
         if last >= 0:
             for path in sys.path[:sys.path.index(self.folders[last]) + 1]:
-                if path not in cache:
+                if path in cache:
+                    continue
+                # `unchanged` has just seen that it is the folder it was.
+                if path in self.importers:
+                    cache[path] = self.importers[path]
+                else:
                     self.path_finder._path_importer_cache(path)
         for path, importer in facts.importers:
             cache.setdefault(path, importer)
 
     def give_back(self, order):
-        modules = sys.modules
-        names = [name for name in order if name in self.hidden]
-        for name in names:
-            modules[name] = self.hidden.pop(name)
+        modules, hidden = sys.modules, self.hidden
+        given = []
+        for name in order:
+            if name in hidden:
+                modules[name] = hidden.pop(name)
+                given.append(name)
         if self.recorder is None:
-            self.given += len(names)
-        for name in names:
-            parent, _, tail = name.rpartition('.')
-            if parent and tail not in vars(modules[parent]):
-                setattr(modules[parent], tail, modules[name])
-                self.states[parent] = self.state_of(modules[parent])
-            facts = self.facts[name]
-            if facts.name == name and self.recorder is None:
+            self.given += len(given)
+        for name in given:
+            if name in self.inner:
+                parent, tail = self.inner[name]
+                if tail not in vars(modules[parent]):
+                    setattr(modules[parent], tail, modules[name])
+                    self.states[parent] = self.state_of(modules[parent])
+            if name in self.repeats and self.recorder is None:
+                facts = self.repeats[name]
                 facts.repeat(modules[name])
                 for changed in {effect[0] for effect in facts.effects}:
                     self.states[changed] = self.state_of(modules[changed])
@@ -1343,6 +1372,9 @@ class Stash(object):
         if it is no folder, but perhaps an archive."""
         if not isinstance(path, str):
             return None
+        # Asked first: an exception costs far more.
+        if not posix.access(path or '.', posix.F_OK):
+            return frozenset()
         try:
             status = posix.stat(path or '.')
         except OSError:
@@ -1435,6 +1467,10 @@ class Facts(object):
         visit(self.name)
         self.order, self.bases, self.tops = tuple(order), tuple(bases), frozenset(tops)
         self.importers = tuple(importers)
+
+    def is_to_be_repeated(self):
+        return (self.exits or self.effects or self.changes_at_fork or self.unfit_for_fast_end
+                or self.name in ('threading', 'logging'))
 
     def repeat(self, module):
         """What its import does to the process it happens in."""
