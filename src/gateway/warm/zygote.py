@@ -1229,9 +1229,11 @@ class Stash(object):
         object in between: the version of its dictionary where Python keeps one,
         because taking the values would touch each of them, and so copy its page;
         else the values, which a tuple compares by identity first."""
-        if self.version_type:
-            return self.version_type.from_address(id(vars(module)) + VERSION_OFFSET).value
-        return tuple(vars(module).values())
+        names = vars(module)
+        # typing makes classes of its own modules: theirs are not in a plain one.
+        if self.version_type and type(names) is dict:
+            return self.version_type.from_address(id(names) + VERSION_OFFSET).value
+        return tuple(names.values())
 
     def use_versions(self, ctypes):
         """PEP 509, until 3.13. Sees for itself that a change shows."""
@@ -1506,6 +1508,7 @@ class Recorder(object):
         self.importers = set(self.importers_before)
         self.replaced = []
         self.undone = []
+
     def __enter__(self):
         stash = self.stash
         self.older = {name: dict(vars(module)) for name, module in stash.modules.items()}
@@ -1576,8 +1579,12 @@ class Recorder(object):
                 vars(sys.modules[name])[key] = old
 
     def put_back_older(self):
-        """Whether an import has bound a name in a module that was loaded before,
-        such as sysconfig, which then has done its work already."""
+        """Takes back what an import has bound in modules that were loaded before,
+        and says whether there was something. Such an import asks the older module
+        to do a work of which it keeps the result: uuid has platform look at the
+        system, others have sysconfig read its file. A script that wants only the
+        older one must find it fresh, and one that wants the newer one must see
+        the work done when it asks, so the newer one is not kept."""
         rebound = False
         for name, old in self.older.items():
             names = vars(self.stash.modules[name])
