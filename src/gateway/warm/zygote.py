@@ -37,6 +37,8 @@ CACHED_SCRIPTS = 64
 CACHED_FOLDERS = 64
 # A file changed this short a time ago may change again without a new time.
 SETTLED_NS = 2 * 10 ** 9
+# In place of a time: equal to none.
+UNKNOWN = -1
 # How often the files of the loaded modules are looked at.
 FILES_CHECK_SECONDS = 1
 
@@ -662,9 +664,10 @@ class StartFiles(object):
         if site:
             folders += site.getsitepackages() if hasattr(site, 'getsitepackages') else []
             folders += [site.getusersitepackages()] if site.ENABLE_USER_SITE else []
-        self.folders = {}
+        # What was read in a folder, and when the folder was seen so.
         self.read = {}
-        self.identities = {}
+        self.folders = {}
+        self.files = {}
         for folder in folders:
             self.folders[folder] = None
             self.read[folder] = names = self.names_read_in(folder)
@@ -678,17 +681,18 @@ class StartFiles(object):
             if name in sys.modules:
                 self.watch(getattr(sys.modules[name], '__file__', None) or name)
 
-    def watch(self, path):
-        status = self.status(path)
+    def watch(self, file):
+        stamp = self.stamp(file)
         # One that has changed just now may have been read before.
-        settled = status and self.time_ns() - max(status[2:4]) > SETTLED_NS
-        self.identities[path] = status if settled else False
+        self.files[file] = stamp if self.is_settled(stamp) else UNKNOWN
 
-    def status(self, path):
-        try:
-            return identity_of(posix.stat(path))
-        except OSError:
-            return None
+    def is_settled(self, stamp):
+        return self.time_ns() - stamp > SETTLED_NS
+
+    def stamp(self, path):
+        """The time of its last change of any kind; 0 if it isn't there. Asked
+        first, as an exception costs far more."""
+        return posix.stat(path).st_ctime_ns if posix.access(path, posix.F_OK) else 0
 
     def names_read_in(self, folder):
         try:
@@ -699,17 +703,20 @@ class StartFiles(object):
                       or name.partition('.')[0] in ('sitecustomize', 'usercustomize'))
 
     def changed(self):
-        for path, identity in self.identities.items():
-            if self.status(path) != identity:
-                return True
-        for folder, identity in self.folders.items():
-            status = self.status(folder)
-            if status is None or status != identity:
-                if self.names_read_in(folder) != self.read[folder]:
+        try:
+            for file, stamp in self.files.items():
+                if self.stamp(file) != stamp:
                     return True
-                if status and self.time_ns() - max(status[2:4]) > SETTLED_NS:
-                    self.folders[folder] = status
-        return False
+            for folder, seen in self.folders.items():
+                stamp = self.stamp(folder)
+                if stamp != seen:
+                    if self.names_read_in(folder) != self.read[folder]:
+                        return True
+                    self.folders[folder] = stamp if self.is_settled(stamp) else None
+            return False
+        except OSError:
+            # It has gone in between.
+            return True
 
 
 def startup_values(variables):
