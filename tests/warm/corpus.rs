@@ -11,7 +11,13 @@ use crate::support::{Rows, Setup, first_core, fixtures, needs, needs_perl_module
 /// Scripts that always get an interpreter of their own, for what they ask in
 /// their first line.
 const PLAIN: Names = &[
+    "perl/option_check.pl",
+    "perl/option_lines.pl",
+    "perl/option_loop.pl",
+    "perl/option_module.pl",
+    "perl/option_skip.pl",
     "perl/option_switches.pl",
+    "perl/option_unicode.pl",
     "perl/taint.pl",
     "perl/taint_warn.pl",
     "python/option_ignore_environment.py",
@@ -24,10 +30,11 @@ const PLAIN: Names = &[
 /// Scripts that may, as they don't get to compile or don't answer: their
 /// messages are the interpreter's own then.
 pub(super) const EITHER: Names = &[
+    "perl/begin_dies.pl",
     "perl/begin_fails.pl",
+    "perl/dies_first.pl",
     "perl/missing_brace.pl",
-    "perl/option_module.pl",
-    "perl/option_skip.pl",
+    "perl/module_broken.pl",
     "perl/return_at_top.pl",
     "perl/syntax_error.pl",
     "python/bad_utf8.py",
@@ -82,16 +89,12 @@ const ENVIRONMENTS: &[(Variables, Names)] = &[
     (&[("TZ", ":Europe/London")], TIMES),
     (&[("TZ", "NZST-12NZDT,M9.5.0,M4.1.0/3")], TIMES),
     (
-        &[
-            ("PYTHONHASHSEED", "7"),
-            ("PERL_HASH_SEED", "0"),
-            ("PERL_PERTURB_KEYS", "0"),
-        ],
-        &[
-            "python/hash_order.py",
-            "python/environment.py",
-            "perl/hash_order.pl",
-        ],
+        &[("PYTHONHASHSEED", "7")],
+        &["python/hash_order.py", "python/environment.py"],
+    ),
+    (
+        &[("PERL_HASH_SEED", "0"), ("PERL_PERTURB_KEYS", "0")],
+        &["perl/hash_order.pl", "perl/environment.pl"],
     ),
     (
         &[("PYTHONUNBUFFERED", "1")],
@@ -194,7 +197,21 @@ const ENVIRONMENTS: &[(Variables, Names)] = &[
 ];
 
 /// Variables with which no interpreter is prepared.
-const UNPREPARED: Names = &["PERL5DB", "PYTHONINSPECT", "PYTHONTRACEMALLOC"];
+const UNPREPARED: Names = &[
+    "PERL5DB",
+    "PERL5OPT",
+    "PERL_HASH_SEED",
+    "PYTHONDEVMODE",
+    "PYTHONINSPECT",
+    "PYTHONTRACEMALLOC",
+];
+
+/// Settings with which the interpreter of a language says something each time it
+/// starts, which a prepared one can't: it need not get warm.
+const SPEAKING: &[(&str, &str, &str)] = &[
+    ("LC_ALL", "no_such_locale", "perl"),
+    ("PYTHONCOERCECLOCALE", "warn", "python"),
+];
 
 const ENCODINGS: Names = &[
     "python/streams.py",
@@ -247,6 +264,8 @@ const READERS: Names = &[
     "perl/process.pl",
     "perl/stdin_form.pl",
     "perl/stdin_lines.pl",
+    "perl/stdin_parts.pl",
+    "perl/warning_lines.pl",
     "python/cgi_module.py",
     "python/descriptors.py",
     "python/environment.py",
@@ -266,6 +285,7 @@ const FILE_READERS: Names = &[
     "perl/cgi_pm.pl",
     "perl/stdin_form.pl",
     "perl/stdin_lines.pl",
+    "perl/stdin_parts.pl",
     "python/cgi_module.py",
     "python/stdin_child.py",
     "python/stdin_form.py",
@@ -461,10 +481,17 @@ fn scripts_find_the_environment_that_the_server_was_told_to_give() {
         } else {
             PLAIN
         };
+        let speak = |script: &&&str| {
+            SPEAKING.iter().any(|(name, value, language)| {
+                environment.contains(&(name, value)) && script.starts_with(language)
+            })
+        };
+        let speaking: Vec<&str> = scripts.iter().filter(speak).copied().collect();
         let scripts = Group {
             environment,
             rounds: 1,
             plain,
+            either: &[EITHER, &speaking].concat(),
             ..group(&name, names(scripts))
         };
         scripts.compare(&mut rows);
