@@ -30,10 +30,19 @@
 
 package ServeHereZygote;
 
+# Every child writes to many of the values of this file and of the modules, were it
+# only to count references, and gets a copy of each page it writes to. Room for all
+# of them side by side makes that fewer pages: CGI.pm takes about as many.
+BEGIN { my @values = (1) x 13_000 }
+
 # The symbols of a fresh interpreter. Perl adds one for each special variable
 # that a program names; those named below are taken away again.
 our %fresh;
 BEGIN { $fresh{$_} = 1 for keys %main:: }
+
+# All but the last lines is one block: its own code is freed when it has run, here
+# and not in each child.
+BEGIN {
 
 # What `use strict` would set: refs, subs, vars.
 BEGIN { $^H |= 0x602 }
@@ -48,14 +57,14 @@ our %CALLS = (
         fcntl => 72, get_robust_list => 274, gettid => 186, lseek => 8, openat => 257,
         prctl => 157, read => 0, recvmsg => 47, sendto => 44, set_robust_list => 273,
         socket => 41, bind => 49, statx => 332, wait4 => 61, pipe2 => 293, write => 1,
-        kill => 62, clock_gettime => 228, child_tid => 3,
+        kill => 62, clock_gettime => 228, setpgid => 109, child_tid => 3,
     },
     183 => {    # aarch64
         clone => 220, close => 57, close_range => 436, dup3 => 24, exit_group => 94,
         fcntl => 25, get_robust_list => 100, gettid => 178, lseek => 62, openat => 56,
         prctl => 167, read => 63, recvmsg => 212, sendto => 206, set_robust_list => 99,
         socket => 198, bind => 200, statx => 291, wait4 => 260, pipe2 => 59, write => 64,
-        kill => 129, clock_gettime => 113, child_tid => 4,
+        kill => 129, clock_gettime => 113, setpgid => 154, child_tid => 4,
     },
 );
 our %sys;
@@ -97,10 +106,20 @@ sub MAX_TEXT_BYTES           () { 1 << 20 }
 # Loading what takes more CPU time would make requests wait; the next zygote does
 # it before it says that it is ready.
 sub MAX_PAUSE_MS             () { 80 }
+# Of one size: some allocators give no new memory above the old.
+sub MAX_PIECES               () { 500 }
 
-# What perl or the C library looked at when this interpreter started. A request
-# that has other values needs an interpreter of its own.
-our $FIXED_AT_START = qr/\0((?:PERL|LC_|LANG|LOCPATH=|NLSPATH=|LD_|MALLOC_|GLIBC_|TZ)[^\0]*)/;
+# What perl or the C library looked at when this interpreter started: how such
+# variables begin, by their first letter. A request that has other values needs an
+# interpreter of its own.
+our %FIXED_AT_START = (
+    G => ['GLIBC_'],
+    L => [ 'LANG', 'LC_', 'LD_', 'LOCPATH=' ],
+    M => ['MALLOC_'],
+    N => ['NLSPATH='],
+    P => ['PERL'],
+    T => ['TZ'],
+);
 
 # What may differ from request to request.
 our $PER_REQUEST = qr/^(?:AUTH_|CONTENT_|DOCUMENT_|HTTP|PATH_|QUERY_|REDIRECT_|REMOTE_|REQUEST_|SCRIPT_|SERVER_[NP]|UNIQUE_)/;
@@ -115,7 +134,8 @@ our $control;        # the server's socket, a descriptor
 our $server;         # its process id
 our $tid_address;    # where the C library keeps the thread id
 our $robust_list;    # and its list of robust locks: address, length
-our $settings;       # the variables of $FIXED_AT_START
+our %settings;       # the variables of %FIXED_AT_START, as NAME=VALUE
+our $settings_count;
 our $first_line;     # of the script; its options are in force here
 our ( $message, $ancillary, $scratch );    # memory that the kernel writes to
 our $private;        # the server's folder for its zygotes
@@ -124,6 +144,7 @@ our $zygote;         # this process's id; a child has another
 our %watched;        # fd: something to learn from; then: what to do with it
 our $reports;        # in a child: whether it tells what it has loaded
 our $looked = 0;     # in a trial: how often a module looked at what differs
+our @filling;        # memory that no child shall take
 our $loaded;         # what is loaded ahead: see `load_ahead`
 
 # ---------------------------------------------------------------- the story
@@ -138,14 +159,6 @@ delete @main::{ grep { not $fresh{$_} } keys %main:: };
 delete @main::{qw(BEGIN !)};
 delete $main::{__ANON__};
 hide_lookups();
-delete $INC{ (__FILE__) };
-
-# `eval` and `or`: if this fails, the script must not run.
-eval { serve(); 1 } or leave(1);
-
-# Only a child comes here. Perl goes on with the script.
-$@ = '';
-1;
 
 # Perl runs this in the child when it has compiled the script, before the
 # script's own INIT blocks.
@@ -153,9 +166,11 @@ INIT { report() if $reports }
 
 # Returns in a child, with the request put on.
 sub serve {
+    delete $INC{ (__FILE__) };
     my $reason = prepare();
     defined $reason and refuse($reason);
     recall() or start_learning();
+    fill_gaps();
     say_to_server( 'ready perl ' . version() ) or leave(1);
     for (;;) {
         my ( $length, @streams ) = receive();
@@ -203,8 +218,11 @@ sub prepare {
     $message   = memory(MESSAGE_BYTES);
     $ancillary = memory(ANCILLARY_BYTES);
     $scratch   = memory(STATX_BYTES);
-    $settings  = fixed_settings( map {"$_=$ENV{$_}"} keys %ENV );
+    %settings  = map { $_ => 1 } grep { is_fixed($_) } map {"$_=$ENV{$_}"} keys %ENV;
+    $settings_count = keys %settings;
 
+    # Finding a function of the C library the first time is work; not in a child.
+    umask umask;
     hide_lookups();
     defined and return $_ for find_tid_address(), find_robust_list(), try_clone();
 
@@ -290,7 +308,7 @@ sub become {
     my @variables = splice @strings, 0, $variables;
 
     # Before the server knows of it, so that it can signal the group at once.
-    setpgrp 0, 0;
+    syscall $sys{setpgid}, 0, 0;
     syscall $sys{prctl}, PR_SET_PDEATHSIG, SIGTERM, 0, 0, 0;
     # It may have died before that was set.
     getppid == $server or leave(127);
@@ -304,7 +322,7 @@ sub become {
     set_name( command_name( $0, @original ) );
 
     set_environment(@variables);
-    fixed_settings(@variables) eq $settings or run_plainly( $0, @arguments );
+    same_settings(@variables) or run_plainly( $0, @arguments );
 
     $reports = $watched{then} && $watched{then} == \&take_report;
     shift @arguments;
@@ -584,7 +602,9 @@ sub end_trial {
     $count or return;
     $#{ $learnt->{files} } = $count - 1;
     remember($learnt);
-    load_ahead($learnt) if $took <= MAX_PAUSE_MS;
+    $took <= MAX_PAUSE_MS or return;
+    load_ahead($learnt);
+    fill_gaps();
 }
 
 # ---------------------------------------------------------------- loading ahead
@@ -612,6 +632,22 @@ sub load_ahead {
         }
     }
     say_to_server( 'log ' . keys(%INC) . ' module files are loaded ahead' );
+}
+
+# Free memory lies scattered between what stays. A child that took it would have to
+# copy a page for each piece. So it is taken here and kept, from the largest pieces
+# down, until what comes is new: that lies together.
+sub fill_gaps {
+    push @filling, memory( 100 << 10 );
+    my $old = address( $filling[-1] );
+    for my $bytes ( 16 << 10, 4 << 10, map { $_ * 16 + 7 } reverse 0 .. 63 ) {
+        my $new = 0;
+        for ( 1 .. MAX_PIECES ) {
+            push @filling, memory($bytes);
+            $new = address( $filling[-1] ) > $old ? $new + 1 : 0;
+            last if $new == 12;
+        }
+    }
 }
 
 # As the main program would: `caller` in the module sees that package.
@@ -849,7 +885,32 @@ sub address {
     return unpack 'Q', pack 'P', $_[0];
 }
 
-# Those of $FIXED_AT_START among NAME=VALUE, in one string.
-sub fixed_settings {
-    return join "\0", sort +( "\0" . join "\0", @_ ) =~ /$FIXED_AT_START/g;
+# No regular expression: a child would copy a dozen pages for the first one.
+sub is_fixed {
+    my ($variable) = @_;
+    my $beginnings = $FIXED_AT_START{ substr $variable, 0, 1 } or return 0;
+    for my $beginning (@$beginnings) {
+        return 1 if substr( $variable, 0, length $beginning ) eq $beginning;
+    }
+    return 0;
 }
+
+# Whether these variables, NAME=VALUE, hold the settings of this interpreter.
+sub same_settings {
+    my $count = 0;
+    for my $variable (@_) {
+        is_fixed($variable) or next;
+        exists $settings{$variable} or return 0;
+        $count++;
+    }
+    return $count == $settings_count;
+}
+
+}
+
+# `eval` and `or`: if this fails, the script must not run.
+eval { serve(); 1 } or leave(1);
+
+# Only a child comes here. Perl goes on with the script.
+$@ = '';
+1;
