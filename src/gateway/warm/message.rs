@@ -4,7 +4,9 @@
 //! To it, a request: a header line, then NUL-ended strings, and the script's
 //! standard streams as `SCM_RIGHTS`:
 //!
-//!     run NUMBER ARGC ORIGC ENVC UMASK\0 arguments… original… environment… cwd\0 script\0
+//! ```text
+//! run NUMBER ARGC ORIGC ENVC UMASK\0 arguments… original… environment… cwd\0 script\0
+//! ```
 //!
 //! From it: `ready VERSION`, `never REASON`, `ran NUMBER PID` (by the child that
 //! becomes the script), `no NUMBER REASON`, `log TEXT`.
