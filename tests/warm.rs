@@ -10,17 +10,3 @@ mod preparing; // who gets a prepared interpreter, and its life
 mod requests; // requests that differ, one after the other
 mod versions; // another Python than the distribution's
 mod ways; // the three ways to run a script, and how they are compared
-
-use crate::support::skip;
-
-/// Whether the server has the warm way. As long as it has not, the plain way
-/// alone is compared with the direct one.
-const WARM: bool = true;
-
-/// Whether a test of prepared interpreters can be run; says so if not.
-fn needs_warm() -> bool {
-    if !WARM {
-        skip("needs a server that prepares interpreters");
-    }
-    WARM
-}

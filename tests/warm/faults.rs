@@ -10,7 +10,6 @@ use std::thread;
 use rustix::process::{Pid, Signal, kill_process};
 
 use super::edits::until_warm;
-use super::needs_warm;
 use super::ways::warm_runs;
 use crate::support::{Process, Server, Setup, eventually, needs};
 
@@ -75,7 +74,7 @@ fn a_prepared_interpreter_that_stands_still_holds_up_no_request() {
 
 #[test]
 fn a_prepared_interpreter_at_its_limits_declines() {
-    if !(needs_warm() && needs("prlimit")) {
+    if !needs("prlimit") {
         return;
     }
     // Nothing more can be mapped; no descriptor can be received; no file written.
@@ -301,7 +300,7 @@ fn servers(scripts: [(&str, &str); 2]) -> Option<Server> {
 }
 
 fn servers_with(scripts: [(&str, &str); 2], lay: impl FnOnce(Setup) -> Setup) -> Option<Server> {
-    if !(needs_warm() && needs("python3") && needs("perl")) {
+    if !(needs("python3") && needs("perl")) {
         return None;
     }
     let setup = Server::new().folder("runs").args(["--log", "json"]);

@@ -18,7 +18,6 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use serde_json::Value;
 
-use super::WARM;
 use crate::support::{Report, Response, Rows, Server, Setup, eventually};
 
 /// Requests that are on the way at once.
@@ -88,7 +87,7 @@ impl Group<'_> {
         let seed = seed();
         let order = format!("{}, seed {seed} (TEST_SEED={seed} repeats it)", self.name);
         let mut random = Random(seed);
-        let plain = self.start(if WARM { &["--no-warm"] } else { &[] });
+        let plain = self.start(&["--no-warm"]);
         let direct: BTreeMap<&String, Direct> = self
             .scripts
             .iter()
@@ -98,9 +97,6 @@ impl Group<'_> {
         for (script, direct) in &direct {
             let what = format!("{script}: directly and by the server, {order}");
             compare_direct(&what, direct, &by_plain[*script], rows);
-        }
-        if !WARM {
-            return;
         }
         let by_warm = self.ask_all(
             self.start(&["--warm-max", "64", "--warm-all"]),
