@@ -39,6 +39,10 @@ CACHED_FOLDERS = 64
 SETTLED_NS = 2 * 10 ** 9
 # In place of a time: equal to none.
 UNKNOWN = -1
+# What a child tells of start-up files; paths begin otherwise, and names too.
+CHANGED = b'!'
+# A longer script is compiled by each child: no request is to wait for that.
+COMPILED_HERE_BYTES = 128 << 10
 # How often the files of the loaded modules are looked at.
 FILES_CHECK_SECONDS = 1
 
@@ -182,6 +186,10 @@ class Declined(Exception):
     """A request that is to be run plainly; nothing has been started."""
 
 
+class TooLarge(Declined):
+    """A script that is not to be compiled here."""
+
+
 class Zygote(object):
     """The waiting interpreter: its socket, its caches, its loop."""
 
@@ -278,8 +286,6 @@ class Zygote(object):
         checked = tools.monotonic()
         while True:
             self.wait(control)
-            if self.start_files.changed():
-                self.leave()
             if tools.monotonic() - checked > FILES_CHECK_SECONDS:
                 checked = tools.monotonic()
                 self.folders_seen.clear()
@@ -301,11 +307,11 @@ class Zygote(object):
                 self.settle()
             sources = [source for source in (control, self.learn_socket, self.rehearsal) if source]
             ready = self.tools.select(sources, [], [], 0 if self.to_learn else None)[0]
-            if control in ready:
-                break
             if self.learn_socket in ready:
                 self.hear()
-            elif ready:
+            if control in ready:
+                break
+            if self.rehearsal in ready:
                 self.end_rehearsal()
             elif self.to_learn:
                 self.stash.learn(self.to_learn.pop(0))
@@ -325,14 +331,18 @@ class Zygote(object):
             posix.environ, tools.os.environ._data)]
         streams = sys.stdin, sys.__stdin__
         environ = tools.environ.value
-        request = self.own_request()
+        data = self.own_request()
         code = compile('', 'practice', 'exec')
         ours = tools.socket.socketpair(tools.socket.AF_UNIX, tools.socket.SOCK_SEQPACKET)
         try:
             for _ in range(PRACTICE):
                 tools.before_fork()
                 self.forked(0)
-                self.announce(ours[0], b'0')
+                request = Request(data, (0, 1, 2))
+                request.folder, request.kind_of_input = '/', 'null'
+                startup_values(request.variables)
+                self.start_files.changed()
+                self.announce(ours[0], request.number)
                 ours[1].recv(64)
                 self.take_descriptors(request.descriptors)
                 self.stash.practise()
@@ -359,11 +369,7 @@ class Zygote(object):
         posix.umask(umask)
         variables = [name + b'=' + value for name, value in self.environment.items()]
         head = b'run 0 1 1 %d %o' % (len(variables), umask)
-        data = b'\0'.join([head, b'/practice', name] + variables + [b'.', b'/practice', b''])
-        request = Request(data, (0, 1, 2))
-        request.folder = '/'
-        request.kind_of_input = 'null'
-        return request
+        return b'\0'.join([head, b'/practice', name] + variables + [b'.', b'/practice', b''])
 
     def settle(self):
         """What is there by now is left alone by the garbage collections of
@@ -382,8 +388,20 @@ class Zygote(object):
         self.tools.trim(0)
 
     def hear(self):
-        """Takes one child's list of modules."""
-        names = self.learn_socket.recv(LEARNT_BYTES).decode('ascii', 'replace')
+        """Takes what one child tells: which modules it used, which script it had
+        to read by itself, or that files of the interpreter's start look new."""
+        said = self.learn_socket.recv(LEARNT_BYTES)
+        if said == CHANGED:
+            if self.start_files.changed():
+                self.leave()
+            return
+        if said.startswith(b'/'):
+            try:
+                self.see_folders(self.code_of(said, COMPILED_HERE_BYTES)[-1])
+            except Declined:
+                pass
+            return
+        names = said.decode('ascii', 'replace')
         for name in names.split('\0'):
             if name not in self.stash.known and len(self.stash.known) < LEARNT_NAMES:
                 self.stash.known.add(name)
@@ -439,31 +457,27 @@ class Zygote(object):
         if not data:
             self.leave()
         descriptors = received_descriptors(ancillary)
-        number = (data.partition(b'\0')[0].split() + [b'0', b'0'])[1]
         try:
             if flags & (socket.MSG_TRUNC | socket.MSG_CTRUNC):
                 raise Declined('too long')
-            request = Request(data, descriptors)
-            if startup_values(request.variables) != self.startup_values:
-                raise Declined('other variables of the interpreter')
-            code, audits, request.folder = self.code_of(request.script)
-            if request.folder not in self.folders_seen:
-                self.see_folders(request.folder)
+            # All that can be is left to the child: the pages that it writes to
+            # are copied for it anyway.
             pid = self.fork(CLONE_PARENT)
         except Declined as reason:
-            control.send(b'no %s %s\0' % (number, str(reason).encode()))
+            decline(control, data, reason)
             pid = None
         if pid == 0:
-            return self.become(request, code, audits, control, number)
+            return self.become(data, descriptors, control)
         for descriptor in descriptors:
             posix.close(descriptor)
         return None
 
-    def code_of(self, path):
+    def code_of(self, path, most=SCRIPT_BYTES):
         """The compiled script, or None if only the interpreter itself can read
         it exactly; whether it may add an audit hook; and the folder where links
         lead. Of the file as it is now: the change time counts too, since the
-        other one can be set back."""
+        other one can be set back. Declined if it would have to be compiled and
+        has more bytes than `most`."""
         try:
             descriptor = posix.open(path, posix.O_RDONLY | posix.O_CLOEXEC | posix.O_NONBLOCK)
         except OSError:
@@ -475,7 +489,7 @@ class Zygote(object):
             cached = self.codes.get(path)
             if cached is not None and cached[0] == identity:
                 return cached[1], cached[2], folder
-            source = read_script(descriptor, status)
+            source = read_script(descriptor, status, most)
             if identity_of(posix.fstat(descriptor)) != identity:
                 raise Declined('changing')
         finally:
@@ -527,11 +541,19 @@ class Zygote(object):
 
     # The child.
 
-    def become(self, request, code, audits, control, number):
+    def become(self, data, descriptors, control):
         """Puts the request on. Returns what the interpreter is to call."""
-        tools = self.tools
         try:
-            self.announce(control, number)
+            request = Request(data, descriptors)
+            known = self.examine(request)
+        except BaseException as reason:
+            decline(control, data, reason)
+            posix._exit(0)
+        try:
+            self.announce(control, request.number)
+            code, audits, request.folder = known or self.code_of(request.script)
+            if request.folder not in self.folders_seen:
+                self.tell(request.script)
             self.take_descriptors(request.descriptors)
             control.detach()
             self.close_all()
@@ -542,6 +564,28 @@ class Zygote(object):
         except BaseException:
             # Nothing of the script has run: it can still be started plainly.
             self.execute(request)
+
+    def examine(self, request):
+        """Declines what this interpreter can't run. Returns the script's code, if
+        it has been compiled before."""
+        if startup_values(request.variables) != self.startup_values:
+            raise Declined('other variables of the interpreter')
+        if self.start_files.changed():
+            self.tell(CHANGED)
+            raise Declined('its start-up files have changed')
+        try:
+            return self.code_of(request.script, -1)
+        except TooLarge:
+            self.tell(request.script)
+            return None
+
+    def tell(self, what):
+        """Has the zygote hear of it. Before `close_all`."""
+        try:
+            if self.learn_socket:
+                self.learn_socket.sendto(what, self.tools.socket.MSG_DONTWAIT, self.learn_path)
+        except OSError:
+            pass
 
     def announce(self, control, number):
         posix.setpgid(0, 0)
@@ -724,6 +768,12 @@ def startup_values(variables):
     return {variable for variable in variables if variable.startswith(STARTUP_VARIABLES)}
 
 
+def decline(control, data, reason):
+    number = (data.partition(b'\0')[0].split() + [b'0', b'0'])[1]
+    text = str(reason).encode('ascii', 'replace')[:100]
+    control.send(b'no %s %s\0' % (number, text))
+
+
 def received_descriptors(ancillary):
     """Those of SCM_RIGHTS: ints in the machine's own form."""
     descriptors = []
@@ -739,7 +789,7 @@ class Request(object):
     def __init__(self, data, descriptors):
         parts = data.split(b'\0')
         try:
-            verb, _number, argc, origc, envc, umask = parts[0].split()
+            verb, self.number, argc, origc, envc, umask = parts[0].split()
             argc, origc, envc = int(argc), int(origc), int(envc)
             self.umask = int(umask, 8)
         except ValueError:
@@ -787,13 +837,13 @@ def identity_of(status):
     return (status.st_dev, status.st_ino, status.st_mtime_ns, status.st_ctime_ns, status.st_size)
 
 
-def read_script(descriptor, status):
+def read_script(descriptor, status, most):
     if status.st_mode & 0o170000 != 0o100000:
         raise Declined('not a regular file')
     if status.st_mode & 0o6000:
         raise Declined('setuid')
-    if status.st_size > SCRIPT_BYTES:
-        raise Declined('too large')
+    if status.st_size > most:
+        raise TooLarge('too large')
     pieces = []
     while True:
         piece = posix.read(descriptor, SCRIPT_BYTES)
