@@ -130,6 +130,22 @@ fn where_it_is_switched_off_nothing_is_prepared() {
 }
 
 #[test]
+fn without_a_place_for_its_files_scripts_run_plainly_and_the_log_says_why() {
+    let Some(server) = with(|setup| {
+        let nowhere = setup.root().join("nowhere");
+        setup.env("TMPDIR", nowhere).script("cgi-bin/x.py", PYTHON)
+    }) else {
+        return;
+    };
+    let said = |text: &str| server.log().contains(text);
+    let tried = eventually(|| {
+        assert_eq!(run(&server, "x.py"), "plain");
+        said("for a minute: no folder can be made in ") && said("/nowhere: No such file")
+    });
+    assert!(tried, "{}", server.log());
+}
+
+#[test]
 fn at_most_so_many_interpreters_wait() {
     let names: Vec<String> = (0..4).map(|number| format!("x{number}.pl")).collect();
     let Some(server) = with(|setup| {

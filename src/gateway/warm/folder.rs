@@ -30,9 +30,13 @@ pub struct Folder {
 }
 
 impl Folder {
+    /// The error names the folder that it can't be made in.
     pub fn make() -> io::Result<Self> {
         let parent = parent();
-        let path = make_private(&parent)?;
+        let path = make_private(&parent).map_err(|error| {
+            let message = format!("no folder can be made in {}: {error}", parent.display());
+            io::Error::new(error.kind(), message)
+        })?;
         let made = Self::fill(&path);
         if made.is_err() {
             let _ = fs::remove_dir_all(&path);
