@@ -55,14 +55,14 @@ our %CALLS = (
     62 => {    # x86-64
         clone => 56, close => 3, close_range => 436, dup3 => 292, exit_group => 231,
         fcntl => 72, get_robust_list => 274, gettid => 186, lseek => 8, openat => 257,
-        prctl => 157, read => 0, recvmsg => 47, sendto => 44, set_robust_list => 273,
+        prctl => 157, prlimit64 => 302, read => 0, recvmsg => 47, sendto => 44, set_robust_list => 273,
         socket => 41, bind => 49, statx => 332, wait4 => 61, pipe2 => 293, write => 1,
         kill => 62, clock_gettime => 228, setpgid => 109, child_tid => 3,
     },
     183 => {    # aarch64
         clone => 220, close => 57, close_range => 436, dup3 => 24, exit_group => 94,
         fcntl => 25, get_robust_list => 100, gettid => 178, lseek => 62, openat => 56,
-        prctl => 167, read => 63, recvmsg => 212, sendto => 206, set_robust_list => 99,
+        prctl => 167, prlimit64 => 261, read => 63, recvmsg => 212, sendto => 206, set_robust_list => 99,
         socket => 198, bind => 200, statx => 291, wait4 => 260, pipe2 => 59, write => 64,
         kill => 129, clock_gettime => 113, setpgid => 154, child_tid => 4,
     },
@@ -85,6 +85,9 @@ sub MSG_CTRUNC               () { 0x08 }
 sub O_CLOEXEC                () { 0x80000 }
 sub PR_GET_TID_ADDRESS       () { 40 }
 sub PR_SET_NAME              () { 15 }
+sub RLIMIT_AS                () { 9 }
+sub RLIMIT_BYTES             () { 16 }
+sub RLIMIT_DATA              () { 2 }
 sub PR_SET_PDEATHSIG         () { 1 }
 sub SIGCHLD                  () { 17 }
 sub SIGKILL                  () { 9 }
@@ -132,6 +135,7 @@ our $PER_REQUEST = qr/^(?:AUTH_|CONTENT_|DOCUMENT_|HTTP|PATH_|QUERY_|REDIRECT_|R
 
 our $control;        # the server's socket, a descriptor
 our $server;         # its process id
+our $limits;         # of its memory, at the start
 our $tid_address;    # where the C library keeps the thread id
 our $robust_list;    # and its list of robust locks: address, length
 our %settings;       # the variables of %FIXED_AT_START, as NAME=VALUE
@@ -226,6 +230,7 @@ sub prepare {
     hide_lookups();
     defined and return $_ for find_tid_address(), find_robust_list(), try_clone();
 
+    $limits    = memory_limits();
     $script_is = identity( AT_FDCWD, $0 );
     $script_is and $script_is eq identity( SCRIPT_FD, '' )
         or return 'the script is not descriptor 3';
@@ -276,6 +281,7 @@ sub look_at {
     my $start     = rindex $message, "\0", $end - 1;
     my $directory = substr $message, $start + 1, $end - $start - 1;
     my $script    = substr $message, $end + 1, $length - $end - 2;
+    memory_limits() eq $limits or return $request, undef, 'its memory has been limited';
     $script eq $0    or return $request, undef, 'another script';
     # Here, since a child can't decline any more. It is the same each time.
     chdir $directory or return $request, undef, 'no such directory';
@@ -287,6 +293,17 @@ sub look_at {
     my $is = identity( $fd, '' );
     $script_is = $is;
     return $request, $fd, $loaded ? out_of_date($is) : undef;
+}
+
+# A script has those of its interpreter. Set on this process alone, they are not
+# what it would get.
+sub memory_limits {
+    my $found = '';
+    for my $kind ( RLIMIT_AS, RLIMIT_DATA ) {
+        syscall $sys{prlimit64}, 0, $kind, 0, $scratch;
+        $found .= substr $scratch, 0, RLIMIT_BYTES;
+    }
+    return $found;
 }
 
 # Forks. The server is the child's parent, as of any script; the C library gets
@@ -313,13 +330,14 @@ sub become {
     # It may have died before that was set.
     getppid == $server or leave(127);
 
+    # From then on this is the script's process, by its name too.
+    set_name( command_name( $0, @original ) );
     say_to_server("ran $request $$") or leave(1);
     syscall $sys{dup3}, $streams[$_], $_, 0 for 0 .. 2;
     syscall $sys{dup3}, $script_fd, SCRIPT_FD, O_CLOEXEC;
     close_from( SCRIPT_FD + 1, $script_fd, $control, @streams );
     syscall $sys{set_robust_list}, @$robust_list;
     umask oct $umask;
-    set_name( command_name( $0, @original ) );
 
     set_environment(@variables);
     same_settings(@variables) or run_plainly( $0, @arguments );

@@ -62,6 +62,7 @@ BYTES_OFFSET = bytes.__basicsize__ - 1
 # Of /dev/null, on every Linux.
 NULL_DEVICE = 1 << 8 | 3
 
+RLIMIT_DATA, RLIMIT_AS = 2, 9
 PR_SET_PDEATHSIG, PR_SET_NAME, PR_GET_TID_ADDRESS = 1, 15, 40
 SIGINT, SIGKILL, SIGPIPE, SIGTERM, SIGCHLD, SIGXFSZ = 2, 9, 13, 15, 17, 25
 CLONE_PARENT = 0x00008000
@@ -205,6 +206,7 @@ class Zygote(object):
             name + b'=' + value for name, value in environment.items())
         self.stash = Stash()
         self.tools = Tools(self.stash)
+        self.memory_limits = self.tools.memory_limits()
         # LC_CTYPE as Python has changed it (PEP 538), or None.
         value = self.tools.os.environb.get(b'LC_CTYPE')
         self.coerced = None if value == environment.get(b'LC_CTYPE') else value
@@ -341,8 +343,9 @@ class Zygote(object):
                 request = Request(data, (0, 1, 2))
                 request.folder, request.kind_of_input = '/', 'null'
                 startup_values(request.variables)
+                tools.memory_limits()
                 self.start_files.changed()
-                self.announce(ours[0], request.number)
+                self.announce(ours[0], request)
                 ours[1].recv(64)
                 self.take_descriptors(request.descriptors)
                 self.stash.practise()
@@ -550,7 +553,7 @@ class Zygote(object):
             decline(control, data, reason)
             posix._exit(0)
         try:
-            self.announce(control, request.number)
+            self.announce(control, request)
             code, audits, request.folder = known or self.code_of(request.script)
             if request.folder not in self.folders_seen:
                 self.tell(request.script)
@@ -570,6 +573,9 @@ class Zygote(object):
         it has been compiled before."""
         if startup_values(request.variables) != self.startup_values:
             raise Declined('other variables of the interpreter')
+        if self.tools.memory_limits() != self.memory_limits:
+            # Set on this process alone: not what a script would get.
+            raise Declined('its memory has been limited')
         if self.start_files.changed():
             self.tell(CHANGED)
             raise Declined('its start-up files have changed')
@@ -587,12 +593,15 @@ class Zygote(object):
         except OSError:
             pass
 
-    def announce(self, control, number):
+    def announce(self, control, request):
+        """Says that the request runs. From here on this is the script's process, by
+        its name too."""
+        self.tools.prctl(PR_SET_NAME, self.tools.c_char_p(request.command()), 0, 0, 0)
         posix.setpgid(0, 0)
         self.tools.prctl(PR_SET_PDEATHSIG, SIGTERM, 0, 0, 0)
         if posix.getppid() != self.parent:
             posix._exit(127)
-        control.send(b'ran %s %d\0' % (number, posix.getpid()))
+        control.send(b'ran %s %d\0' % (request.number, posix.getpid()))
 
     def take_descriptors(self, descriptors):
         for target, descriptor in enumerate(descriptors):
@@ -604,9 +613,7 @@ class Zygote(object):
 
     def put_on(self, request, code, audits):
         """What is left is the interpreter's own."""
-        tools = self.tools
         self.take_place(request)
-        tools.prctl(PR_SET_NAME, tools.c_char_p(request.command()), 0, 0, 0)
         self.set_environment(request.environment())
         self.set_arguments(request)
         if request.kind_of_input != 'pipe':
@@ -1776,6 +1783,8 @@ class Tools(object):
         self.pack = struct.pack
         self.prctl = library.prctl
         self.prctl.argtypes = [ctypes.c_int] + [ctypes.c_void_p] * 4
+        self.getrlimit = library.getrlimit
+        self.limit = (ctypes.c_uint64 * 2)()
         self.syscall = library.syscall
         self.syscall.argtypes = [ctypes.c_long] * 7
         self.syscall.restype = ctypes.c_long
@@ -1785,6 +1794,13 @@ class Tools(object):
         self.clone_number, place = CLONE[posix.uname()[4]]
         self.clone_rest = [0, 0, 0, 0]
         self.clone_rest[place - 1] = address.value
+
+    def memory_limits(self):
+        limits = []
+        for kind in (RLIMIT_AS, RLIMIT_DATA):
+            self.getrlimit(kind, self.limit)
+            limits += self.limit
+        return limits
 
     def clone(self, flags):
         return self.syscall(self.clone_number, flags, *(self.clone_rest + [0]))
