@@ -53,19 +53,20 @@ fn the_extended_form_of_the_log_says_how_a_script_was_run() {
         .start();
     until_warm(&server, "x.py");
     server.get("/a.txt");
-    let line = server.wait_for_log("\"GET /a.txt");
     for (request, how) in [
         ("/cgi-bin/x.py", "plain"),
         ("/cgi-bin/x.py", "warm"),
         ("/a.txt", "-"),
     ] {
-        let found = line.lines().any(|line| {
+        let is_it = |line: &str| {
             let words: Vec<&str> = line.rsplit(' ').take(2).collect();
             line.contains(&format!("\"GET {request} HTTP/1.1\" 200 "))
                 && words[0] == how
                 && words[1].parse::<f64>().is_ok_and(|seconds| seconds >= 0.0)
-        });
-        assert!(found, "{request} {how}: {line}");
+        };
+        // A line comes after its answer.
+        let found = eventually(|| server.log().lines().any(is_it));
+        assert!(found, "{request} {how}: {}", server.log());
     }
 }
 
