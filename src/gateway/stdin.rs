@@ -73,7 +73,14 @@ impl Stdin {
             Body::Stream(StreamBody {
                 length: None,
                 source,
-            }) => spool(source, max_body).await,
+            }) => match spool(source, max_body).await? {
+                Spooled::Memory(bytes) => Self::from_bytes(&bytes),
+                Spooled::File(file, length) => Ok(Self {
+                    child: file.into(),
+                    length: Some(length),
+                    feed: None,
+                }),
+            },
             Body::File(_) | Body::Unframed(_) => {
                 unreachable!("no engine makes these from a request")
             }
@@ -195,9 +202,16 @@ async fn write_all(pipe: &AsyncFd<OwnedFd>, mut bytes: &[u8]) -> io::Result<()> 
     Ok(())
 }
 
+/// Content of unknown length, collected.
+pub enum Spooled {
+    Memory(Bytes),
+    /// At its start, and its length in bytes.
+    File(File, u64),
+}
+
 /// Collects a body of unknown length: in memory, and above `PIPE_BYTES` in a
 /// file without a name.
-async fn spool(mut source: Box<dyn Source>, max_body: u64) -> Result<Stdin, BodyError> {
+pub async fn spool(mut source: Box<dyn Source>, max_body: u64) -> Result<Spooled, BodyError> {
     let mut memory = BytesMut::new();
     let mut file: Option<File> = None;
     let mut length = 0u64;
@@ -219,17 +233,11 @@ async fn spool(mut source: Box<dyn Source>, max_body: u64) -> Result<Stdin, Body
             file = Some(spooled);
         }
     }
-    match file {
-        None => Stdin::from_bytes(&memory.freeze()),
-        Some(mut file) => {
-            file.seek(SeekFrom::Start(0))?;
-            Ok(Stdin {
-                child: file.into(),
-                length: Some(length),
-                feed: None,
-            })
-        }
-    }
+    let Some(mut file) = file else {
+        return Ok(Spooled::Memory(memory.freeze()));
+    };
+    file.seek(SeekFrom::Start(0))?;
+    Ok(Spooled::File(file, length))
 }
 
 /// A file in the temporary folder that nobody else can open and that is gone
