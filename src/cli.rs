@@ -228,6 +228,29 @@ pub struct Cli {
     #[arg(long, help_heading = "Scripts")]
     pub allow_root: bool,
 
+    /// Hand requests to an application server, such as /app/=scgi:127.0.0.1:4000; repeatable
+    ///
+    /// PATTERN is a path (`/app/`: all that lies below it) or files (`*.php`, `/blog/*.php`,
+    /// `/cgi-bin/*`); the longest wins. TARGET is a protocol, addresses and options:
+    /// `fastcgi:unix:/run/php.sock`, `uwsgi:10.0.0.1:3031,10.0.0.2:3031,connections=8`. The
+    /// protocols are fastcgi, scgi and uwsgi. docs/routes.md has them all.
+    #[arg(long, value_name = "PATTERN=TARGET", help_heading = "Applications")]
+    pub route: Vec<String>,
+
+    /// For a connection to an application [default: 5]
+    #[arg(long, value_name = "SECS", default_value = "5", hide_default_value = true, value_parser = seconds, help_heading = "Applications")]
+    pub route_connect: f64,
+
+    /// For an application's answer to begin, then 504 [default: 60; 0 = no limit]
+    ///
+    /// Its header must be complete in that time, counted from the last of the request's content.
+    #[arg(long, value_name = "SECS", default_value = "60", hide_default_value = true, value_parser = seconds, help_heading = "Applications")]
+    pub route_timeout: f64,
+
+    /// Longest pause in its answer, then the connection is cut [default: 60; 0 = no limit]
+    #[arg(long, value_name = "SECS", default_value = "60", hide_default_value = true, value_parser = seconds, help_heading = "Applications")]
+    pub route_idle: f64,
+
     /// Refuse longer request content; bytes, or with K, M, G [default: 16G]
     #[arg(long, value_name = "SIZE", default_value = "16G", hide_default_value = true, value_parser = size, help_heading = "Limits")]
     pub max_body: u64,

@@ -11,6 +11,7 @@ use crate::engine::listener::Address;
 use crate::engine::patience::Patience;
 use crate::error::{StartError, shell_word};
 use crate::files::Codings;
+use crate::gateway::route::Route;
 use crate::gateway::variables::{host_name, is_meta_variable};
 use crate::log::Format;
 
@@ -29,6 +30,7 @@ pub struct Config {
     pub server_name: Option<String>,
     pub user: Option<String>,
     pub scripts: ScriptConfig,
+    pub routes: RouteConfig,
     pub engine: EngineName,
     pub limits: Limits,
     /// For running requests at the end.
@@ -84,6 +86,17 @@ pub struct WarmConfig {
     pub at_once: bool,
 }
 
+/// Application servers, and the time they have.
+pub struct RouteConfig {
+    pub routes: Vec<Route>,
+    /// For a connection to be made.
+    pub connect: Duration,
+    /// For the header of an answer.
+    pub answer: Option<Duration>,
+    /// The longest pause in an answer.
+    pub pause: Option<Duration>,
+}
+
 impl Config {
     /// `port_variable` is the environment's PORT.
     pub fn new(cli: Cli, port_variable: Option<&str>) -> Result<Self, StartError> {
@@ -131,6 +144,7 @@ impl Config {
             grace: Duration::from_secs_f64(cli.grace),
             log: if cli.quiet { Format::Off } else { cli.log },
             quiet: cli.quiet,
+            routes: RouteConfig::new(&cli)?,
             scripts: ScriptConfig::new(cli, &root)?,
             root,
         })
@@ -185,6 +199,30 @@ impl WarmConfig {
             all: cli.warm_all,
             full_end: cli.warm_full_end,
             at_once: cli.warm_at_once,
+        })
+    }
+}
+
+impl RouteConfig {
+    fn new(cli: &Cli) -> Result<Self, StartError> {
+        let routes = cli.route.iter().map(|text| Route::parse(text));
+        let routes: Vec<Route> = routes.collect::<Result<_, _>>()?;
+        for (at, route) in routes.iter().enumerate() {
+            if routes[..at]
+                .iter()
+                .any(|other| other.pattern == route.pattern)
+            {
+                let message = format!("--route: two for the pattern of `{}`", cli.route[at]);
+                return Err(StartError::usage(message)
+                    .hint("several addresses of one application are parted by commas"));
+            }
+        }
+        let limit = |seconds: f64| (seconds > 0.0).then(|| Duration::from_secs_f64(seconds));
+        Ok(Self {
+            routes,
+            connect: time(cli.route_connect),
+            answer: limit(cli.route_timeout),
+            pause: limit(cli.route_idle),
         })
     }
 }

@@ -34,6 +34,8 @@ pub enum Area {
     Script,
     File,
     Client,
+    /// An application server, by its protocol.
+    Gateway(&'static str),
 }
 
 impl fmt::Display for Area {
@@ -42,6 +44,7 @@ impl fmt::Display for Area {
             Self::Script => "cgi",
             Self::File => "file",
             Self::Client => "client",
+            Self::Gateway(protocol) => protocol,
         })
     }
 }

@@ -94,6 +94,7 @@ fn explanation(status: StatusCode) -> &'static str {
         431 => "The request's header fields are too large.",
         500 => "The program at this address failed. Its error is in the server's log.",
         501 => "The server can't do this.",
+        502 => "The application at this address failed. Its error is in the server's log.",
         503 => "The server is busy. Please try again in a moment.",
         504 => "The program at this address did not answer in time.",
         _ => "The request could not be answered.",

@@ -3,14 +3,21 @@
 //! What every kind of gateway shares: which script a path names, what the
 //! script is told about the request, and what its response says.
 
+pub mod application;
+pub mod backend;
 pub mod cgi;
+mod content;
 mod diagnosis;
+mod fastcgi;
 pub mod process;
 pub mod reply;
+pub mod route;
+mod scgi;
 pub mod script;
 pub mod spawn;
 mod stderr;
 mod stdin;
 pub mod unchunk;
+mod uwsgi;
 pub mod variables;
 pub mod warm;

@@ -104,6 +104,25 @@ impl Log {
         self.line(format!("cgi '{subject}': {}", escape(text.as_bytes())));
     }
 
+    /// One line an application server wrote to its standard error.
+    pub fn gateway_line(&self, protocol: &str, subject: &str, address: &str, line: &[u8]) {
+        let address = escape(address.as_bytes());
+        self.line(format!(
+            "{protocol} '{subject}'[{address}]: {}",
+            escape(line)
+        ));
+    }
+
+    /// Something about an application server, or about a request to one, that
+    /// is no fault.
+    pub fn gateway_note(&self, protocol: &str, subject: &str, text: &str) {
+        let subject = escape(subject.as_bytes());
+        self.line(format!(
+            "{protocol} '{subject}': {}",
+            escape(text.as_bytes())
+        ));
+    }
+
     /// What went wrong and how to mend it, with the file's path.
     pub fn diagnosis(&self, diagnosis: &Diagnosis) {
         let Diagnosis {

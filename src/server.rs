@@ -16,15 +16,17 @@ use crate::engine::listener::{self, Bound};
 use crate::engine::{self, Limits, http1, tiny};
 use crate::error::{ExitCode, StartError};
 use crate::files::{self, Codings, Files};
+use crate::gateway::application::{self, Application};
 use crate::gateway::cgi::{self, Cgi};
 use crate::gateway::process::Processes;
+use crate::gateway::route::Routes;
 use crate::gateway::script::{self, Scripts};
 use crate::gateway::spawn::close_inherited;
 use crate::gateway::variables::{Environment, EnvironmentOptions};
 use crate::gateway::warm::{self, Warm};
 use crate::log::Log;
 use crate::os;
-use crate::service::{ScriptHost, SendRoot, Service};
+use crate::service::{ScriptHost, SendRoot, Service, Site};
 
 /// Runs the server until a signal stops it.
 pub fn run(config: Config) -> Result<ExitCode, StartError> {
@@ -103,12 +105,16 @@ fn service(
         follow_links: config.follow_links,
         hidden: config.hidden,
         withheld: if withheld {
-            scripts.dirs.iter().map(Into::into).collect()
+            let routed = config.routes.routes.iter();
+            let routed = routed.filter_map(|route| route.pattern.folder());
+            routed.chain(scripts.dirs.iter().map(Into::into)).collect()
         } else {
             Vec::new()
         },
         withheld_extensions: if withheld {
-            scripts.extensions.clone()
+            let routed = config.routes.routes.iter();
+            let routed = routed.filter_map(|route| route.pattern.ending());
+            routed.chain(scripts.extensions.iter().cloned()).collect()
         } else {
             Vec::new()
         },
@@ -134,6 +140,7 @@ fn service(
             script::Options {
                 dirs: scripts.dirs.clone(),
                 extensions: scripts.extensions.clone(),
+                any_file: false,
             },
         ),
         cgi: Cgi::new(
@@ -143,17 +150,36 @@ fn service(
             warm,
             log.clone(),
         ),
-        root: config.root.clone(),
-        server_name: config.server_name.clone(),
-        pass_authorization: scripts.pass_authorization,
-        sendfile,
         refused,
     });
     Ok(Service {
         files: open(&config.root, true, config.codings)?,
+        site: Site {
+            root: config.root.clone(),
+            server_name: config.server_name.clone(),
+            pass_authorization: scripts.pass_authorization,
+            sendfile,
+        },
         scripts: host,
+        routes: routes(config, log),
         log: log.clone(),
     })
+}
+
+fn routes(config: &Config, log: &Log) -> Routes<Application> {
+    let options = application::Options {
+        answer: config.routes.answer,
+        pause: config.routes.pause,
+        max_body: config.scripts.max_body,
+        sendfile: config.scripts.sendfile.is_some(),
+    };
+    let connect = config.routes.connect;
+    let routes = config.routes.routes.iter().map(|route| {
+        let target = route.target.clone();
+        let application = Application::new(target, connect, options, log.clone());
+        (route.clone(), application)
+    });
+    Routes::new(&config.root, routes)
 }
 
 fn cgi_options(scripts: &ScriptConfig, open_files: Option<libc::rlimit>) -> cgi::Options {

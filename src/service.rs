@@ -15,12 +15,14 @@ use http::{Method, StatusCode};
 use crate::error::{Diagnosis, Fault};
 use crate::error_page;
 use crate::files::{self, Files};
+use crate::gateway::application::Application;
 use crate::gateway::cgi::{Cgi, Outcome};
+use crate::gateway::route::Routes;
 use crate::gateway::script::{Found, Script, Scripts};
 use crate::gateway::variables::{self, Facts, Redirected};
 use crate::log::{Asked, Entry, Line, Log, Sent};
 use crate::message::{Body, Connection, Glance, Ran, Ready, Request, RequestTarget, Response};
-use crate::target::Target;
+use crate::target::{Target, UrlPath};
 
 /// Local redirects of one request at most (C98).
 const MAX_LOCAL_REDIRECTS: usize = 10;
@@ -28,8 +30,10 @@ const MAX_LOCAL_REDIRECTS: usize = 10;
 /// Answers requests. Shared by all connections.
 pub struct Service {
     pub files: Files,
+    pub site: Site,
     /// `None`: no scripts (`--no-cgi`).
     pub scripts: Option<ScriptHost>,
+    pub routes: Routes<Application>,
     pub log: Log,
 }
 
@@ -37,6 +41,12 @@ pub struct Service {
 pub struct ScriptHost {
     pub scripts: Scripts,
     pub cgi: Cgi,
+    /// Root would run them for other machines (C144).
+    pub refused: bool,
+}
+
+/// What all programs are told, and may ask for.
+pub struct Site {
     /// `DOCUMENT_ROOT`: absolute, links resolved.
     pub root: PathBuf,
     /// `SERVER_NAME` for a client that sends no Host (C5).
@@ -45,14 +55,21 @@ pub struct ScriptHost {
     pub pass_authorization: bool,
     /// Where X-Sendfile may point (C106).
     pub sendfile: Option<SendRoot>,
-    /// Root would run them for other machines (C144).
-    pub refused: bool,
 }
 
 /// `--cgi-sendfile`: the folder and its files.
 pub struct SendRoot {
     pub root: PathBuf,
     pub files: Files,
+}
+
+/// Who answers for a path.
+enum Whose<'a> {
+    Files,
+    Script(&'a ScriptHost, Script),
+    Application(&'a Application, Script),
+    /// Nobody yet: it lacks its slash.
+    Moved(String),
 }
 
 /// Where a request stands among its local redirects.
@@ -124,7 +141,7 @@ impl Service {
     }
 
     /// The order of decisions: is it a request to this server at all, does it
-    /// name a script, else it is for the files.
+    /// name a program, else it is for the files.
     async fn answer(&self, head: &Parts, body: Body) -> Result<Response, Fault> {
         let raw = raw_target(head);
         if let Some(host) = head.headers.get(HOST) {
@@ -142,10 +159,87 @@ impl Service {
         if let Some(authority) = &original.authority {
             check_authority(authority)?;
         }
-        let Some(host) = &self.scripts else {
+        if self.scripts.is_none() && self.routes.is_empty() {
             return self.files.respond(head, &original).await;
+        }
+        self.answer_step_by_step(head, original, body).await
+    }
+
+    /// An application first, since somebody named its part of the URL space;
+    /// then a script.
+    fn whose(&self, path: &UrlPath) -> Result<Whose<'_>, Fault> {
+        if let Some((application, found)) = self.routes.find(path) {
+            return Ok(match found? {
+                Found::Script(script) => Whose::Application(application, script),
+                Found::Redirect(location) => Whose::Moved(location),
+            });
+        }
+        let Some(host) = &self.scripts else {
+            return Ok(Whose::Files);
         };
-        host.answer(&self.files, head, original, body).await
+        match host.scripts.find(path) {
+            None => Ok(Whose::Files),
+            Some(Ok(Found::Script(script))) if host.refused => Err(refused_for_root(&script)),
+            Some(Ok(Found::Script(script))) => Ok(Whose::Script(host, script)),
+            Some(Ok(Found::Redirect(location))) => Ok(Whose::Moved(location)),
+            Some(Err(fault)) => Err(fault),
+        }
+    }
+
+    /// A program may answer with a local redirect: the next step.
+    async fn answer_step_by_step(
+        &self,
+        head: &Parts,
+        original: Target,
+        body: Body,
+    ) -> Result<Response, Fault> {
+        let mut step = Step {
+            target: original.clone(),
+            redirected: None,
+        };
+        let mut inner_head;
+        let mut head = head;
+        let mut body = body;
+        let mut place = None;
+        for _ in 0..=MAX_LOCAL_REDIRECTS {
+            let body = std::mem::take(&mut body);
+            let (outcome, script) = match self.whose(&step.target.path)? {
+                Whose::Files => return self.files.respond(head, &step.target).await,
+                Whose::Moved(location) => return Ok(moved(&location, &step.target.query)),
+                Whose::Script(host, script) => {
+                    let facts = self.site.facts(head, &step, &original, &script);
+                    let run = Box::pin(host.cgi.run(facts, body, place.take()));
+                    (run.await?, script)
+                }
+                Whose::Application(application, script) => {
+                    let facts = self.site.facts(head, &step, &original, &script);
+                    (Box::pin(application.run(facts, body)).await?, script)
+                }
+            };
+            match outcome {
+                Outcome::Response(response) => return Ok(response),
+                Outcome::SendFile(name, status, fields) => {
+                    let fields = (status, fields);
+                    let sending = self.site.send_file(head, &script, &name, fields);
+                    return Box::pin(sending).await;
+                }
+                Outcome::LocalRedirect(location, kept) => {
+                    let method = head.method.clone();
+                    step = step.follow(&script, &location, method)?;
+                    inner_head = redirected_head(head);
+                    head = &inner_head;
+                    place = kept;
+                }
+            }
+        }
+        Err(
+            Fault::new(StatusCode::INTERNAL_SERVER_ERROR).because(Diagnosis {
+                reason: "redirect-loop",
+                subject: crate::log::escape(step.target.raw.strip_prefix(b"/").unwrap_or(b"")),
+                fault: format!("more than {MAX_LOCAL_REDIRECTS} local redirects"),
+                ..Diagnosis::default()
+            }),
+        )
     }
 
     /// The error page, if it is one; the access log's entry.
@@ -208,59 +302,7 @@ fn options() -> Response {
     response
 }
 
-impl ScriptHost {
-    async fn answer(
-        &self,
-        files: &Files,
-        head: &Parts,
-        original: Target,
-        body: Body,
-    ) -> Result<Response, Fault> {
-        let mut step = Step {
-            target: original.clone(),
-            redirected: None,
-        };
-        let mut inner_head;
-        let mut head = head;
-        let mut body = body;
-        let mut place = None;
-        for _ in 0..=MAX_LOCAL_REDIRECTS {
-            let script = match self.scripts.find(&step.target.path) {
-                None => return files.respond(head, &step.target).await,
-                Some(Ok(Found::Script(script))) => script,
-                Some(Ok(Found::Redirect(location))) => {
-                    return Ok(moved(&location, &step.target.query));
-                }
-                Some(Err(fault)) => return Err(fault),
-            };
-            if self.refused {
-                return Err(refused_for_root(&script));
-            }
-            let facts = self.facts(head, &step, &original, &script);
-            match Box::pin(self.cgi.run(facts, std::mem::take(&mut body), place.take())).await? {
-                Outcome::Response(response) => return Ok(response),
-                Outcome::SendFile(name, status, fields) => {
-                    return self.send_file(head, &script, &name, (status, fields)).await;
-                }
-                Outcome::LocalRedirect(location, kept) => {
-                    let method = head.method.clone();
-                    step = step.follow(&script, &location, method)?;
-                    inner_head = redirected_head(head);
-                    head = &inner_head;
-                    place = kept;
-                }
-            }
-        }
-        Err(
-            Fault::new(StatusCode::INTERNAL_SERVER_ERROR).because(Diagnosis {
-                reason: "redirect-loop",
-                subject: crate::log::escape(step.target.raw.strip_prefix(b"/").unwrap_or(b"")),
-                fault: format!("more than {MAX_LOCAL_REDIRECTS} local redirects"),
-                ..Diagnosis::default()
-            }),
-        )
-    }
-
+impl Site {
     fn facts<'a>(
         &'a self,
         head: &'a Parts,

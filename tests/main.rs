@@ -16,6 +16,7 @@ mod command_line; // what the command says, refuses, and how it ends
 mod compression; // content codings of files
 mod departure; // clients that leave, and clients that only look like it: C132
 mod files; // files over HTTP: methods, types, conditions, ranges, errors
+mod gateway; // application servers: routes, FastCGI, SCGI, uwsgi: C146 to C181
 mod http; // connections: order, reuse, end
 mod large; // bodies far larger than the memory
 mod listing; // a folder as a page, as JSON, as an archive

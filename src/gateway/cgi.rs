@@ -702,7 +702,7 @@ enum Opening {
 }
 
 /// A client redirect without a document: a short page with the address (C99).
-fn redirect(reply: Reply) -> Response {
+pub(super) fn redirect(reply: Reply) -> Response {
     let page = reply
         .headers
         .get(http::header::LOCATION)
@@ -716,7 +716,7 @@ fn redirect(reply: Reply) -> Response {
 }
 
 /// The body of an answer to HEAD: has a length perhaps, and no bytes.
-struct Nothing;
+pub(super) struct Nothing;
 
 impl Source for Nothing {
     fn next(&mut self) -> Next<'_> {

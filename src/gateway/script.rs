@@ -32,6 +32,9 @@ pub struct Options {
     /// Endings without the dot that make a file a script anywhere (C55).
     /// Upper and lower case count the same, as they do at Apache.
     pub extensions: Vec<String>,
+    /// Whoever reads the file runs it: it need not be executable, and who may
+    /// write to it is not looked at.
+    pub any_file: bool,
 }
 
 /// The script areas of one root.
@@ -41,6 +44,7 @@ pub struct Scripts {
     /// The longest first, so that the innermost CGI directory is the one named.
     dirs: Vec<Vec<Vec<u8>>>,
     extensions: Vec<Vec<u8>>,
+    any_file: bool,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -66,6 +70,21 @@ pub struct Script {
     pub prefix: Vec<u8>,
 }
 
+impl Script {
+    /// The same, where the document root lies elsewhere (C172).
+    #[must_use]
+    pub fn moved(&self, root: &Path, to: &Path) -> Self {
+        let file = match self.file.strip_prefix(root) {
+            Ok(below) => to.join(below),
+            Err(_) => self.file.clone(),
+        };
+        Self {
+            file,
+            ..self.clone()
+        }
+    }
+}
+
 impl Scripts {
     /// `root` is absolute.
     pub fn new(root: &Path, options: Options) -> Self {
@@ -80,6 +99,7 @@ impl Scripts {
             root: root.to_owned(),
             dirs,
             extensions: extensions.map(String::into_bytes).collect(),
+            any_file: options.any_file,
         }
     }
 
@@ -183,7 +203,7 @@ impl Scripts {
             .map(|extension| named(&[b"index.", &extension[..]].concat()));
         let index = candidates
             .into_iter()
-            .find(|index| is_file(index) && access_to_execute(&self.file(index)).is_ok())?;
+            .find(|index| is_file(index) && self.check_executable(index).is_ok())?;
         Some(
             self.look(&index)
                 .and_then(|found| self.check(0, &index, &found))
@@ -290,7 +310,7 @@ impl Scripts {
         found: &Metadata,
     ) -> Result<(), Fault> {
         let own = found.uid() == rustix::process::geteuid().as_raw();
-        if own || found.mode() & 0o002 == 0 {
+        if self.any_file || own || found.mode() & 0o002 == 0 {
             return Ok(());
         }
         let fault = "everyone may write to it and it belongs to another user";
@@ -302,6 +322,7 @@ impl Scripts {
     fn check_executable(&self, segments: &[Vec<u8>]) -> Result<(), Fault> {
         let file = self.file(segments);
         match access_to_execute(&file) {
+            _ if self.any_file => Ok(()),
             Ok(()) => Ok(()),
             // The mount forbids it, not the mode. Starting it fails, and that
             // failure has a diagnosis of its own (C140).
@@ -388,7 +409,7 @@ fn is_one_file(a: &Path, b: &Path) -> bool {
 
 /// The extra path: an encoded slash is a slash here, and what that makes of it
 /// is normalised once more (C45, C48).
-fn path_info(rest: &[Vec<u8>], trailing_slash: bool) -> Result<Option<Vec<u8>>, Fault> {
+pub(super) fn path_info(rest: &[Vec<u8>], trailing_slash: bool) -> Result<Option<Vec<u8>>, Fault> {
     if rest.is_empty() {
         return Ok(trailing_slash.then(|| b"/".to_vec()));
     }
@@ -430,7 +451,7 @@ fn could_be_one_name(a: &[u8], b: &[u8]) -> bool {
     a.eq_ignore_ascii_case(b) || (!a.is_ascii() && !a.contains(&b'/'))
 }
 
-fn with_slash(path: &UrlPath) -> String {
+pub(super) fn with_slash(path: &UrlPath) -> String {
     let directory = UrlPath {
         segments: path.segments.clone(),
         trailing_slash: true,
@@ -439,7 +460,7 @@ fn with_slash(path: &UrlPath) -> String {
 }
 
 /// `/a/b`; empty for no segments.
-fn joined(segments: &[Vec<u8>]) -> Vec<u8> {
+pub(super) fn joined(segments: &[Vec<u8>]) -> Vec<u8> {
     let mut path = Vec::new();
     for segment in segments {
         path.push(b'/');
@@ -449,7 +470,7 @@ fn joined(segments: &[Vec<u8>]) -> Vec<u8> {
 }
 
 /// As people name it: relative to the root, fit to be printed.
-fn subject(segments: &[Vec<u8>]) -> String {
+pub(super) fn subject(segments: &[Vec<u8>]) -> String {
     if segments.is_empty() {
         return ".".to_owned();
     }
@@ -483,6 +504,7 @@ mod tests {
             let options = Options {
                 dirs: own(dirs),
                 extensions: own(extensions),
+                any_file: false,
             };
             let scripts = Scripts::new(dir.path(), options);
             Self { dir, scripts }

@@ -126,7 +126,10 @@ impl List {
         let scheme = if connection.secure { "https" } else { "http" };
         self.add("REQUEST_SCHEME", scheme);
         self.add("REQUEST_URI", &facts.original.raw[..]);
-        self.add("SCRIPT_FILENAME", script.file.as_os_str().as_bytes());
+        // An application that is mounted somewhere is no file.
+        if !script.file.as_os_str().is_empty() {
+            self.add("SCRIPT_FILENAME", script.file.as_os_str().as_bytes());
+        }
         let local = connection.local.ip().to_canonical();
         self.add("SERVER_ADDR", local.to_string());
     }

@@ -1,0 +1,1214 @@
+//! One request to an application server that speaks `FastCGI`, SCGI or uwsgi:
+//! the variables and the content to it, its answer back. The answer is that of
+//! a CGI script; only the framing differs (section 4 of the rules, with 502 for
+//! 500).
+//!
+//! Content and answer move at the same time, so that neither waits for the
+//! other to end (C67).
+
+use std::cell::RefCell;
+use std::io;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use bytes::{Buf, Bytes, BytesMut};
+use http::header::{CONNECTION, CONTENT_TYPE, HeaderValue};
+use http::request::Parts;
+use http::{Method, StatusCode};
+use tokio::sync::oneshot;
+use tokio::task::JoinHandle;
+use tokio::time::{Instant, sleep, sleep_until, timeout};
+
+use super::backend::{self, Backend, Stream, Trouble, Turn};
+use super::cgi::{self, Nothing, Outcome};
+use super::content::Content;
+use super::fastcgi::{self, Event, ProtocolStatus, Records};
+use super::reply::{Block, HeadReader, Invalid, Kind, Reply};
+use super::route::{Protocol, Target};
+use super::unchunk::Unchunk;
+use super::variables::{self, Facts, Variable};
+use super::{scgi, uwsgi};
+use crate::error::{Area, Diagnosis, Fault};
+use crate::log::{Log, MAX_LINE_BYTES};
+use crate::message::{Body, BodyError, Interim, Next, Reason, Response, Source};
+
+/// What is read from an application at once.
+const READ_BYTES: usize = 64 << 10;
+/// How long it is looked whether a redirect has a body (C99).
+const OPENING_WAIT: Duration = Duration::from_millis(250);
+/// What is read of an answer that nobody wants, to keep the connection.
+const DRAIN_BYTES: usize = 256 << 10;
+const DRAIN_WAIT: Duration = Duration::from_secs(2);
+/// Seconds, in Retry-After where nothing better is known.
+const RETRY_AFTER: u32 = 2;
+
+thread_local! {
+    static ARRIVAL: RefCell<Box<[u8]>> = RefCell::new(vec![0; READ_BYTES].into_boxed_slice());
+}
+
+/// How applications are asked.
+#[derive(Clone, Copy, Debug)]
+pub struct Options {
+    /// For the whole header of the answer, from the last of the content.
+    pub answer: Option<Duration>,
+    /// The longest pause in the answer's body.
+    pub pause: Option<Duration>,
+    /// Content longer than this is refused, in bytes (C70).
+    pub max_body: u64,
+    /// X-Sendfile is obeyed (C106).
+    pub sendfile: bool,
+}
+
+/// An application behind a route.
+#[derive(Clone)]
+pub struct Application {
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    protocol: Protocol,
+    backend: Arc<Backend>,
+    /// Connections outlive a request.
+    keep: bool,
+    /// The document root as the application sees it (C172).
+    root: Option<PathBuf>,
+    options: Options,
+    log: Log,
+}
+
+impl Application {
+    /// `connect` is the time for a connection to be made.
+    pub fn new(target: Target, connect: Duration, options: Options, log: Log) -> Self {
+        let protocol = target.protocol;
+        let dialling = backend::Options {
+            connect,
+            connections: target.connections.unwrap_or(usize::MAX),
+            keep: target.keep,
+        };
+        let shared = Shared {
+            protocol,
+            backend: Backend::new(protocol.name(), target.addresses, dialling, log.clone()),
+            // Only FastCGI has connections that outlive a request (C176, C180).
+            keep: target.keep > 0 && protocol == Protocol::FastCgi,
+            root: target.root,
+            options,
+            log,
+        };
+        Self {
+            shared: Arc::new(shared),
+        }
+    }
+
+    /// Asks the application of `facts`, with `body` as the content. An address
+    /// that fails is replaced by another one only where the request can't have
+    /// been run, or may be run twice (C159).
+    pub async fn run(&self, mut facts: Facts<'_>, body: Body) -> Result<Outcome, Fault> {
+        let shared = &self.shared;
+        let subject = &facts.script.subject;
+        let content = Content::of(body, shared.options.max_body).await;
+        let mut content = content.map_err(|error| shared.content_fault(subject, &error))?;
+        facts.content_length = content.length();
+        let elsewhere;
+        if let Some(root) = &shared.root {
+            elsewhere = facts.script.moved(facts.root, root);
+            (facts.script, facts.root) = (&elsewhere, root);
+        }
+        let head = shared.head(&facts, &content)?;
+        let safe = facts.head.method.is_idempotent();
+        let mut tried = Vec::new();
+        loop {
+            let turn = shared.backend.turn(&tried).await;
+            let turn = turn.map_err(|trouble| shared.no_turn(subject, &trouble))?;
+            let (index, address) = (turn.index(), turn.address().to_string());
+            let failed = match shared.ask(turn, facts, &head, &mut content).await {
+                Ok((mut exchange, answer, sending)) => {
+                    exchange.go_on_sending(sending, content);
+                    return exchange.decide(facts.head, answer).await;
+                }
+                Err(failed) => failed,
+            };
+            if !failed.stale {
+                tried.push(index);
+            }
+            let others = tried.len() < shared.backend.size();
+            let again = match failed.progress {
+                Progress::NotSent | Progress::Rejected => true,
+                Progress::Sent => safe,
+                Progress::Answered => false,
+            };
+            if !others || !again || !content.rewind() {
+                return Err(failed.fault(shared, subject, &address));
+            }
+            if !failed.stale {
+                let text = format!("{address}: {}; another address is asked", failed.what);
+                shared.note(subject, &text);
+            }
+        }
+    }
+}
+
+/// How far a request had come when it failed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Progress {
+    /// The application can't have seen all of its head.
+    NotSent,
+    /// It may have been run.
+    Sent,
+    /// The application has said that it does not run it.
+    Rejected,
+    /// Something had come back.
+    Answered,
+}
+
+/// Why an address gave no answer.
+struct Failed {
+    status: StatusCode,
+    /// A stable word for the log.
+    reason: &'static str,
+    what: String,
+    hint: Option<String>,
+    progress: Progress,
+    /// On a connection that was kept: a new one may do.
+    stale: bool,
+    retry_after: Option<u32>,
+    /// The request itself is to blame.
+    close: bool,
+}
+
+impl Failed {
+    fn new(status: StatusCode, reason: &'static str, what: impl Into<String>) -> Self {
+        Self {
+            status,
+            reason,
+            what: what.into(),
+            hint: None,
+            progress: Progress::Answered,
+            stale: false,
+            retry_after: None,
+            close: false,
+        }
+    }
+
+    fn bad_gateway(reason: &'static str, what: impl Into<String>) -> Self {
+        Self::new(StatusCode::BAD_GATEWAY, reason, what)
+    }
+
+    /// Whether the address is to get fewer requests for it.
+    fn blames_address(&self) -> bool {
+        !self.stale && !self.close && self.progress != Progress::Rejected
+    }
+
+    fn fault(self, shared: &Shared, subject: &str, address: &str) -> Fault {
+        let mut fault = match self.retry_after {
+            Some(seconds) => Fault::unavailable(seconds),
+            None => Fault::new(self.status),
+        };
+        fault.close = self.close;
+        fault.because(Diagnosis {
+            area: Area::Gateway(shared.protocol.name()),
+            reason: self.reason,
+            subject: subject.to_owned(),
+            fault: format!("{address}: {}", self.what),
+            hint: self.hint,
+            ..Diagnosis::default()
+        })
+    }
+}
+
+impl Shared {
+    fn note(&self, subject: &str, text: &str) {
+        self.log.gateway_note(self.protocol.name(), subject, text);
+    }
+
+    fn diagnosis(&self, subject: &str, reason: &'static str, fault: String) -> Diagnosis {
+        Diagnosis {
+            area: Area::Gateway(self.protocol.name()),
+            reason,
+            subject: subject.to_owned(),
+            fault,
+            ..Diagnosis::default()
+        }
+    }
+
+    /// The bytes before the content.
+    fn head(&self, facts: &Facts<'_>, content: &Content) -> Result<BytesMut, Fault> {
+        let list: Vec<Variable> = variables::variables(facts);
+        match self.protocol {
+            Protocol::FastCgi => Ok(fastcgi::head(&list, self.keep)),
+            Protocol::Scgi => Ok(scgi::head(&list, content.length().unwrap_or(0))),
+            Protocol::Uwsgi(one, two) => uwsgi::head(&list, (one, two)).ok_or_else(|| {
+                let fault = format!(
+                    "the request's header is too long for the protocol, which has room for {} bytes",
+                    uwsgi::MAX_BLOCK_BYTES
+                );
+                Fault::new(StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE).because(self.diagnosis(
+                    &facts.script.subject,
+                    "too-long",
+                    fault,
+                ))
+            }),
+        }
+    }
+
+    /// A piece of the content as it goes out.
+    fn framed(&self, out: &mut BytesMut, piece: &[u8]) {
+        match self.protocol {
+            Protocol::FastCgi => fastcgi::stdin(out, piece),
+            Protocol::Scgi | Protocol::Uwsgi(..) => out.extend_from_slice(piece),
+        }
+    }
+
+    /// What goes out after the content.
+    fn end_of_content(&self, out: &mut BytesMut) {
+        if self.protocol == Protocol::FastCgi {
+            fastcgi::stdin_end(out);
+        }
+    }
+
+    fn content_fault(&self, subject: &str, error: &BodyError) -> Fault {
+        let (status, what) = content_trouble(error);
+        let diagnosis = self.diagnosis(subject, "content", what);
+        Fault::new(status).because(diagnosis).closing()
+    }
+
+    fn no_turn(&self, subject: &str, trouble: &Trouble) -> Fault {
+        let (seconds, reason, what) = match trouble {
+            Trouble::Resting(pause) => (
+                u32::try_from(pause.as_secs()).unwrap_or(RETRY_AFTER) + 1,
+                "all-rest",
+                "each of its addresses has failed a moment ago",
+            ),
+            _ => (
+                RETRY_AFTER,
+                "no-connection",
+                "all connections that `connections=` allows are in use",
+            ),
+        };
+        Fault::unavailable(seconds).because(self.diagnosis(subject, reason, what.into()))
+    }
+
+    /// Sends the request to one address and reads its answer up to the end of
+    /// the header.
+    async fn ask(
+        self: &Arc<Self>,
+        mut turn: Turn,
+        facts: Facts<'_>,
+        head: &[u8],
+        content: &mut Content,
+    ) -> Result<(Exchange, Answer, Sending), Failed> {
+        // The application may close a kept connection just now. What can't be
+        // run twice could then be neither sent again nor answered.
+        let kept = match facts.head.method.is_idempotent() {
+            _ if !self.keep => None,
+            true => turn.reuse(),
+            false => {
+                turn.close_one();
+                None
+            }
+        };
+        let reused = kept.is_some();
+        let stream = match kept {
+            Some(stream) => stream,
+            None => match turn.connect().await {
+                Ok(stream) => stream,
+                Err(trouble) => return Err(no_connection(&mut turn, &trouble)),
+            },
+        };
+        let mut sending = Sending::new(self, head, content);
+        turn.notice_silence(&stream, sending.ended);
+        let mut exchange = Exchange {
+            peer: Peer {
+                shared: Arc::clone(self),
+                subject: facts.script.subject.clone(),
+                address: turn.address().to_string(),
+                turn: Some(turn),
+                incoming: Incoming::new(self.protocol),
+                errors: Vec::new(),
+                heard: false,
+            },
+            stream: Some(Arc::new(stream)),
+            upload: Upload::Done,
+            block_bytes: head.len(),
+        };
+        let mut reader = HeadReader::new();
+        let answered = exchange
+            .read_head(facts.head, &mut reader, &mut sending, content)
+            .await;
+        let no_answer = match answered {
+            Ok(reply) => {
+                exchange.turn().succeeded();
+                let rest = reader.into_rest();
+                return Ok((exchange, Answer { reply, rest }, sending));
+            }
+            Err(no_answer) => no_answer,
+        };
+        let mut failed = exchange.failed(no_answer, reader);
+        failed.progress = match failed.progress {
+            Progress::Rejected => Progress::Rejected,
+            // One that takes too long would take no less a second time.
+            _ if exchange.peer.heard || failed.reason == "timeout" => Progress::Answered,
+            _ if sending.head_left > 0 => Progress::NotSent,
+            _ => Progress::Sent,
+        };
+        // An idle connection may end at any moment; that says nothing about
+        // the application.
+        failed.stale = reused && failed.reason == "closed" && !exchange.peer.heard;
+        if failed.reason == "unreachable" {
+            exchange.turn().unreachable(&failed.what);
+        } else if failed.blames_address() {
+            exchange.turn().misbehaved(&failed.what);
+        }
+        Err(failed)
+    }
+}
+
+/// The header of an answer, and what came behind it.
+struct Answer {
+    reply: Reply,
+    rest: Bytes,
+}
+
+/// The status for content that could not be read to its end, and what to say.
+fn content_trouble(error: &BodyError) -> (StatusCode, String) {
+    let status = match error {
+        BodyError::TooLarge => StatusCode::PAYLOAD_TOO_LARGE,
+        BodyError::TimedOut => StatusCode::REQUEST_TIMEOUT,
+        BodyError::Closed | BodyError::Malformed | BodyError::Truncated => StatusCode::BAD_REQUEST,
+        // Spooling failed: no room, no descriptor.
+        BodyError::Io(_) => StatusCode::INSUFFICIENT_STORAGE,
+    };
+    (
+        status,
+        format!("the request's content could not be used: {error}"),
+    )
+}
+
+/// C162.
+fn no_connection(turn: &mut Turn, trouble: &Trouble) -> Failed {
+    let mut failed = match trouble {
+        Trouble::Refused(error) => {
+            let mut failed =
+                Failed::bad_gateway("connect", format!("no connection: {}", plain(error)));
+            failed.hint = Some("start the application, or check the address".into());
+            failed
+        }
+        Trouble::Late => Failed::new(
+            StatusCode::GATEWAY_TIMEOUT,
+            "connect-timeout",
+            "no connection in time",
+        ),
+        Trouble::Exhausted(error) => Failed {
+            retry_after: Some(RETRY_AFTER),
+            ..Failed::bad_gateway("out-of-resources", plain(error))
+        },
+        Trouble::Full | Trouble::Busy | Trouble::Resting(_) => Failed {
+            retry_after: Some(RETRY_AFTER),
+            ..Failed::bad_gateway("queue-full", "its queue of connections is full")
+        },
+    };
+    failed.progress = Progress::NotSent;
+    if !matches!(trouble, Trouble::Exhausted(_)) {
+        turn.unreachable(&failed.what);
+    }
+    failed
+}
+
+/// `connection refused`, without the number that the library adds.
+fn plain(error: &io::Error) -> String {
+    let text = error.to_string();
+    let end = text.find(" (os error").unwrap_or(text.len());
+    text[..end].to_lowercase()
+}
+
+/// The request on its way out.
+struct Sending {
+    shared: Arc<Shared>,
+    /// Goes out next.
+    pending: BytesMut,
+    /// What of it is the head.
+    head_left: usize,
+    /// All of the content is in `pending` or out.
+    ended: bool,
+    /// The application takes no more; that is no failure (C68).
+    refused: bool,
+    /// When something went out last.
+    moved: Arc<Mutex<Instant>>,
+}
+
+impl Sending {
+    /// What is there already goes out with the head.
+    fn new(shared: &Arc<Shared>, head: &[u8], content: &mut Content) -> Self {
+        content.want();
+        let mut pending = BytesMut::from(head);
+        while let Some(piece) = content.next_at_hand() {
+            shared.framed(&mut pending, &piece);
+        }
+        let ended = content.is_taken();
+        if ended {
+            shared.end_of_content(&mut pending);
+        }
+        Self {
+            shared: Arc::clone(shared),
+            pending,
+            head_left: head.len(),
+            ended,
+            refused: false,
+            moved: Arc::new(Mutex::new(Instant::now())),
+        }
+    }
+
+    fn last_moved(&self) -> Instant {
+        *self.moved.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn is_done(&self) -> bool {
+        self.refused || self.ended && self.pending.is_empty()
+    }
+
+    /// Sends all there is. Dropping the future loses nothing.
+    async fn send(&mut self, stream: &Stream, content: &mut Content) -> Result<(), BodyError> {
+        while !self.is_done() {
+            if self.pending.is_empty() {
+                if let Some(piece) = content.next().await {
+                    self.shared.framed(&mut self.pending, &piece?);
+                } else {
+                    self.ended = true;
+                    self.shared.end_of_content(&mut self.pending);
+                }
+                continue;
+            }
+            match stream.try_write(&self.pending) {
+                Ok(written) => {
+                    self.pending.advance(written);
+                    self.head_left = self.head_left.saturating_sub(written);
+                    *self.moved.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
+                }
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    if stream.writable().await.is_err() {
+                        self.refused = true;
+                    }
+                }
+                // What it has answered until now can still be read.
+                Err(_) => self.refused = true,
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The request's content while the answer is sent on.
+enum Upload {
+    Done,
+    /// The application took not all of it.
+    Refused,
+    /// A task sends it, so that it goes on while the client takes no data.
+    Running {
+        task: JoinHandle<()>,
+        /// Whether the application took all of it.
+        result: oneshot::Receiver<Result<bool, BodyError>>,
+        moved: Arc<Mutex<Instant>>,
+    },
+}
+
+impl Upload {
+    /// Whether the application took all of it, once that is known. Dropping
+    /// the future loses nothing.
+    async fn result(&mut self) -> Result<bool, BodyError> {
+        match self {
+            Self::Running { result, .. } => match result.await {
+                Ok(taken) => taken,
+                Err(_ended) => Ok(false),
+            },
+            Self::Done | Self::Refused => std::future::pending().await,
+        }
+    }
+
+    fn last_moved(&self) -> Option<Instant> {
+        match self {
+            Self::Running { moved, .. } => {
+                Some(*moved.lock().unwrap_or_else(PoisonError::into_inner))
+            }
+            Self::Done | Self::Refused => None,
+        }
+    }
+}
+
+impl Drop for Upload {
+    fn drop(&mut self) {
+        if let Self::Running { task, .. } = self {
+            task.abort();
+        }
+    }
+}
+
+/// Why there is no more output although it has not ended.
+enum Stop {
+    TimedOut(Duration),
+    /// The request's content ended before its end (C71).
+    Content(BodyError),
+    /// The application closed the connection in the middle (C155).
+    Closed(Option<io::Error>),
+    /// It breaks the protocol.
+    Violation(String),
+    /// It says that it can't run the request.
+    Rejected(ProtocolStatus),
+}
+
+/// Why there is no header.
+enum NoAnswer {
+    Stop(Stop),
+    Invalid(Invalid),
+    /// The output ended before it did.
+    Ended,
+}
+
+/// What has arrived from an application.
+enum Incoming {
+    Records(Records),
+    /// The connection's end is the end.
+    Plain(Option<Bytes>),
+}
+
+impl Incoming {
+    fn new(protocol: Protocol) -> Self {
+        match protocol {
+            Protocol::FastCgi => Self::Records(Records::default()),
+            Protocol::Scgi | Protocol::Uwsgi(..) => Self::Plain(None),
+        }
+    }
+
+    fn push(&mut self, bytes: &[u8]) {
+        match self {
+            Self::Records(records) => records.push(bytes),
+            Self::Plain(arrived) => *arrived = Some(Bytes::copy_from_slice(bytes)),
+        }
+    }
+
+    fn next_event(&mut self) -> Result<Option<Event>, String> {
+        match self {
+            Self::Records(records) => records.next_event(),
+            Self::Plain(arrived) => Ok(arrived.take().map(Event::Stdout)),
+        }
+    }
+
+    /// Whether the end of the connection is a proper end of the answer.
+    fn ends_with_connection(&self) -> bool {
+        matches!(self, Self::Plain(_))
+    }
+
+    fn is_at_boundary(&self) -> bool {
+        match self {
+            Self::Records(records) => records.is_at_boundary(),
+            Self::Plain(_) => false,
+        }
+    }
+}
+
+/// A request that an application answers. Dropped before the end, it closes the
+/// connection (C161).
+struct Exchange {
+    peer: Peer,
+    /// `None`: the answer has ended, or is of no more use.
+    stream: Option<Arc<Stream>>,
+    upload: Upload,
+    /// The length of what went before the content.
+    block_bytes: usize,
+}
+
+impl Exchange {
+    /// Reads header blocks until the final one, while the request goes out.
+    async fn read_head(
+        &mut self,
+        head: &Parts,
+        reader: &mut HeadReader,
+        sending: &mut Sending,
+        content: &mut Content,
+    ) -> Result<Reply, NoAnswer> {
+        let answer = self.peer.shared.options.answer;
+        let began = Instant::now();
+        loop {
+            match reader.next_block().map_err(NoAnswer::Invalid)? {
+                Some(Block::Final(reply)) => return Ok(reply),
+                Some(Block::Interim(interim)) => {
+                    if let Some(Interim(client)) = head.extensions.get() {
+                        // The client may be gone; the engine will notice.
+                        let _ = client.send(interim);
+                    }
+                    continue;
+                }
+                Some(Block::Dropped) => continue,
+                None => {}
+            }
+            let Some(stream) = self.stream.clone() else {
+                return Err(NoAnswer::Ended);
+            };
+            let deadline = answer.map(|answer| (began.max(sending.last_moved()) + answer, answer));
+            let output = tokio::select! {
+                biased;
+                output = self.peer.receive(&stream) => output.map_err(NoAnswer::Stop)?,
+                sent = sending.send(&stream, content), if !sending.is_done() => {
+                    sent.map_err(|error| NoAnswer::Stop(Stop::Content(error)))?;
+                    continue;
+                }
+                late = until(deadline) => {
+                    // Content may have moved in the meantime.
+                    if sending.last_moved() + late > Instant::now() {
+                        continue;
+                    }
+                    return Err(NoAnswer::Stop(Stop::TimedOut(late)));
+                }
+            };
+            match output {
+                Some(bytes) => reader.push(&bytes),
+                None => self.stream = None,
+            }
+        }
+    }
+
+    fn turn(&mut self) -> &mut Turn {
+        self.peer
+            .turn
+            .as_mut()
+            .expect("present until the answer ends")
+    }
+
+    /// The rest of the content goes out in a task of its own, so that it does
+    /// also while the client takes no data.
+    fn go_on_sending(&mut self, mut sending: Sending, mut content: Content) {
+        if sending.refused {
+            self.upload = Upload::Refused;
+            return;
+        }
+        if sending.is_done() {
+            return;
+        }
+        let Some(stream) = self.stream.clone() else {
+            return;
+        };
+        let moved = Arc::clone(&sending.moved);
+        let (report, result) = oneshot::channel();
+        let task = tokio::spawn(async move {
+            let sent = sending.send(&stream, &mut content).await;
+            // Whoever hears of it may want it for itself.
+            drop(stream);
+            let _ = report.send(sent.map(|()| !sending.refused));
+        });
+        self.upload = Upload::Running {
+            task,
+            result,
+            moved,
+        };
+    }
+
+    /// The next output of the body.
+    async fn read(&mut self) -> Result<Option<Bytes>, Stop> {
+        let output = self.read_watched().await?;
+        if output.is_none() {
+            self.release();
+        }
+        Ok(output)
+    }
+
+    async fn read_watched(&mut self) -> Result<Option<Bytes>, Stop> {
+        let Some(stream) = self.stream.clone() else {
+            return Ok(None);
+        };
+        let pause = self.peer.shared.options.pause;
+        let mut deadline = pause.map(|pause| (Instant::now() + pause, pause));
+        loop {
+            tokio::select! {
+                biased;
+                output = self.peer.receive(&stream) => return output,
+                sent = self.upload.result() => match sent {
+                    Ok(true) => self.upload = Upload::Done,
+                    Ok(false) => self.upload = Upload::Refused,
+                    Err(error) => return Err(Stop::Content(error)),
+                },
+                late = until(deadline) => match self.upload.last_moved() {
+                    Some(moved) if moved + late > Instant::now() => {
+                        deadline = Some((moved + late, late));
+                    }
+                    _ => return Err(Stop::TimedOut(late)),
+                },
+            }
+        }
+    }
+
+    /// The connection is kept if it can be used again (C158).
+    fn release(&mut self) {
+        let stream = self.stream.take();
+        self.peer.flush_errors();
+        let clean = self.peer.shared.keep
+            && matches!(self.upload, Upload::Done)
+            && self.peer.incoming.is_at_boundary();
+        if let (true, Some(stream), Some(turn)) = (clean, stream, self.peer.turn.take())
+            && let Some(stream) = Arc::into_inner(stream)
+        {
+            turn.keep(stream);
+        }
+    }
+}
+
+/// The application's side of an exchange.
+struct Peer {
+    shared: Arc<Shared>,
+    subject: String,
+    address: String,
+    turn: Option<Turn>,
+    incoming: Incoming,
+    /// The beginning of a line on standard error.
+    errors: Vec<u8>,
+    /// Some of an answer has come.
+    heard: bool,
+}
+
+impl Peer {
+    /// The next output; `None` at the end. Dropping the future loses nothing.
+    async fn receive(&mut self, stream: &Stream) -> Result<Option<Bytes>, Stop> {
+        loop {
+            if let Some(event) = self.incoming.next_event().map_err(Stop::Violation)? {
+                match self.take(event)? {
+                    Some(bytes) if bytes.is_empty() => continue,
+                    output => return Ok(output),
+                }
+            }
+            let incoming = &mut self.incoming;
+            let read = ARRIVAL.with_borrow_mut(|arrival| {
+                let read = stream.try_read(arrival)?;
+                if read > 0 {
+                    incoming.push(&arrival[..read]);
+                }
+                Ok(read)
+            });
+            match read {
+                Ok(0) if self.incoming.ends_with_connection() => return Ok(None),
+                Ok(0) => return Err(Stop::Closed(None)),
+                Ok(_) => {}
+                Err(error) => match io::Error::kind(&error) {
+                    io::ErrorKind::Interrupted => {}
+                    io::ErrorKind::WouldBlock => {
+                        stream
+                            .readable()
+                            .await
+                            .map_err(|error| Stop::Closed(Some(error)))?;
+                    }
+                    // A reset is a truncation (C176).
+                    _ => return Err(Stop::Closed(Some(error))),
+                },
+            }
+        }
+    }
+
+    /// What an event is of the output: some, perhaps nothing, or its end.
+    fn take(&mut self, event: Event) -> Result<Option<Bytes>, Stop> {
+        let end = match event {
+            Event::Stdout(bytes) => {
+                self.hear();
+                return Ok(Some(bytes));
+            }
+            Event::Stderr(bytes) => {
+                self.hear();
+                self.log_errors(&bytes);
+                return Ok(Some(Bytes::new()));
+            }
+            Event::End(end) => end,
+        };
+        match end.protocol {
+            ProtocolStatus::Complete => {}
+            ProtocolStatus::Other(_) => {
+                return Err(Stop::Violation("an unknown protocol status".into()));
+            }
+            rejected => return Err(Stop::Rejected(rejected)),
+        }
+        if end.status != 0 {
+            self.note(&format!("exit status {}", end.status.cast_signed()));
+        }
+        Ok(None)
+    }
+
+    fn hear(&mut self) {
+        self.heard = true;
+        if let Some(turn) = &mut self.turn {
+            turn.heard();
+        }
+    }
+
+    fn note(&self, text: &str) {
+        let text = format!("{}: {text}", self.address);
+        self.shared.note(&self.subject, &text);
+    }
+
+    /// Whole lines go to the log (C153).
+    fn log_errors(&mut self, bytes: &[u8]) {
+        self.errors.extend_from_slice(bytes);
+        while let Some(end) = self.errors.iter().position(|&b| b == b'\n') {
+            let line: Vec<u8> = self.errors.drain(..=end).collect();
+            self.log_line(&line[..end]);
+        }
+        while self.errors.len() > MAX_LINE_BYTES {
+            let line: Vec<u8> = self.errors.drain(..MAX_LINE_BYTES).collect();
+            self.log_line(&line);
+        }
+    }
+
+    fn flush_errors(&mut self) {
+        if !self.errors.is_empty() {
+            let line = std::mem::take(&mut self.errors);
+            self.log_line(&line);
+        }
+    }
+
+    fn log_line(&self, line: &[u8]) {
+        let name = self.shared.protocol.name();
+        self.shared
+            .log
+            .gateway_line(name, &self.subject, &self.address, line);
+    }
+}
+
+impl Drop for Exchange {
+    fn drop(&mut self) {
+        self.peer.flush_errors();
+        // Told where that is possible; the closed connection says it in any
+        // case (C161).
+        if self.peer.shared.protocol == Protocol::FastCgi
+            && matches!(self.upload, Upload::Done)
+            && let Some(stream) = &self.stream
+        {
+            let _ = stream.try_write(&fastcgi::abort());
+        }
+    }
+}
+
+/// The time limit that is over, once it is.
+async fn until(deadline: Option<(Instant, Duration)>) -> Duration {
+    match deadline {
+        Some((deadline, limit)) => {
+            sleep_until(deadline).await;
+            limit
+        }
+        None => std::future::pending().await,
+    }
+}
+
+/// From the header to the response.
+impl Exchange {
+    async fn decide(mut self, head: &Parts, answer: Answer) -> Result<Outcome, Fault> {
+        let Answer {
+            mut reply,
+            mut rest,
+        } = answer;
+        for warning in &reply.warnings {
+            self.peer.note(warning);
+        }
+        if let Some(file) = reply.sendfile.take() {
+            if self.peer.shared.options.sendfile {
+                self.discard();
+                return Ok(Outcome::SendFile(file, reply.status, reply.headers));
+            }
+            self.peer
+                .note("X-Sendfile or the like is ignored; `--cgi-sendfile DIR` turns it on");
+        }
+        let bare_redirect =
+            reply.kind == Kind::ClientRedirect && !reply.headers.contains_key(CONTENT_TYPE);
+        if bare_redirect || reply.kind.is_local() {
+            // What this is depends on whether a body follows (C93, C94, C99).
+            rest = match (self.opening(rest).await?, &reply.kind) {
+                (Some(body), _) => body,
+                (None, Kind::LocalRedirect(target)) => {
+                    let target = target.clone();
+                    self.discard();
+                    return Ok(Outcome::LocalRedirect(target, None));
+                }
+                (None, _) => {
+                    self.discard();
+                    return Ok(Outcome::Response(cgi::redirect(reply)));
+                }
+            };
+        }
+        Ok(Outcome::Response(self.document(head, reply, rest)))
+    }
+
+    /// How the body begins, if it does soon. White space alone is none.
+    async fn opening(&mut self, rest: Bytes) -> Result<Option<Bytes>, Fault> {
+        let mut seen = rest;
+        let brief = sleep(OPENING_WAIT);
+        tokio::pin!(brief);
+        while seen.iter().all(u8::is_ascii_whitespace) && seen.len() < READ_BYTES {
+            let read = tokio::select! {
+                biased;
+                read = self.read() => read,
+                () = &mut brief => return Ok(None),
+            };
+            match read {
+                Ok(Some(more)) => seen = [&seen[..], &more].concat().into(),
+                Ok(None) => return Ok(None),
+                Err(stop) => {
+                    let failed = self.failed(NoAnswer::Stop(stop), HeadReader::new());
+                    return Err(failed.fault(
+                        &self.peer.shared,
+                        &self.peer.subject,
+                        &self.peer.address,
+                    ));
+                }
+            }
+        }
+        Ok(Some(seen))
+    }
+
+    fn document(self, head: &Parts, reply: Reply, rest: Bytes) -> Response {
+        let bodiless = reply.is_bodiless(&head.method);
+        let mut response = Response::new(Body::Empty);
+        *response.status_mut() = reply.status;
+        *response.headers_mut() = reply.headers;
+        if reply.close {
+            response
+                .headers_mut()
+                .insert(CONNECTION, HeaderValue::from_static("close"));
+        }
+        if let Some(reason) = reply.reason {
+            response.extensions_mut().insert(Reason(reason));
+        }
+        if bodiless {
+            // The rest of the output is read and thrown away (C112, C113).
+            self.discard();
+            if head.method == Method::HEAD {
+                *response.body_mut() = Body::stream(reply.content_length, Nothing);
+            }
+            return response;
+        }
+        let output = Output {
+            exchange: Some(self),
+            first: Some(rest).filter(|first| !first.is_empty()),
+            left: reply.content_length,
+            unchunk: reply.chunked.then(Unchunk::new),
+        };
+        *response.body_mut() = Body::stream(reply.content_length, output);
+        response
+    }
+
+    /// Reads to the end of an answer that nobody wants, if it is short, so that
+    /// the connection can be used again.
+    fn discard(mut self) {
+        if !self.peer.shared.keep || self.stream.is_none() {
+            return;
+        }
+        // Mostly the end has come together with the rest.
+        while let Ok(Some(event)) = self.peer.incoming.next_event() {
+            match self.peer.take(event) {
+                Ok(Some(_)) => {}
+                Ok(None) => return self.release(),
+                Err(_) => return,
+            }
+        }
+        tokio::spawn(async move {
+            let reading = async {
+                let mut room = DRAIN_BYTES;
+                while let Ok(Some(bytes)) = self.read().await {
+                    match room.checked_sub(bytes.len()) {
+                        Some(left) => room = left,
+                        None => return,
+                    }
+                }
+            };
+            // Otherwise it is closed.
+            let _ = timeout(DRAIN_WAIT, reading).await;
+        });
+    }
+
+    fn failed(&mut self, no_answer: NoAnswer, reader: HeadReader) -> Failed {
+        let invalid = match no_answer {
+            NoAnswer::Stop(stop) => return self.stopped(stop),
+            NoAnswer::Ended if !self.peer.heard => return self.stopped(Stop::Closed(None)),
+            NoAnswer::Ended => reader.end(),
+            NoAnswer::Invalid(invalid) => invalid,
+        };
+        Failed::bad_gateway(invalid.reason, invalid.message)
+    }
+
+    fn stopped(&mut self, stop: Stop) -> Failed {
+        match stop {
+            Stop::TimedOut(limit) => Failed {
+                hint: Some("let it answer earlier, or raise `--route-timeout`".into()),
+                ..Failed::new(
+                    StatusCode::GATEWAY_TIMEOUT,
+                    "timeout",
+                    format!("no complete header for {} s", limit.as_secs_f32()),
+                )
+            },
+            Stop::Content(error) => {
+                let (status, what) = content_trouble(&error);
+                Failed {
+                    close: true,
+                    ..Failed::new(status, "content", what)
+                }
+            }
+            Stop::Closed(Some(error)) if error.kind() == io::ErrorKind::TimedOut => Failed::new(
+                StatusCode::GATEWAY_TIMEOUT,
+                "unreachable",
+                "its machine doesn't acknowledge what is sent",
+            ),
+            Stop::Closed(error) => {
+                let what = match error {
+                    None => "it closed the connection before its answer".into(),
+                    Some(error) => {
+                        format!("the connection broke before its answer: {}", plain(&error))
+                    }
+                };
+                Failed {
+                    hint: self.hint_for_silence(),
+                    ..Failed::bad_gateway("closed", what)
+                }
+            }
+            Stop::Violation(what) => Failed {
+                hint: Some(format!(
+                    "check that it speaks {} on this address",
+                    self.peer.shared.protocol.name()
+                )),
+                ..Failed::bad_gateway("protocol", what)
+            },
+            Stop::Rejected(status) => rejected(status),
+        }
+    }
+
+    /// uWSGI gives no answer to what is too long for it (C178).
+    fn hint_for_silence(&self) -> Option<String> {
+        let is_uwsgi = matches!(self.peer.shared.protocol, Protocol::Uwsgi(..));
+        let is_long = self.block_bytes > uwsgi::USUAL_BLOCK_BYTES;
+        (is_uwsgi && is_long && !self.peer.heard).then(|| {
+            format!(
+                "the request's header takes {} bytes; start uWSGI with `--buffer-size 65535`",
+                self.block_bytes
+            )
+        })
+    }
+}
+
+/// C154.
+fn rejected(status: ProtocolStatus) -> Failed {
+    let failed = match status {
+        ProtocolStatus::Overloaded => Failed {
+            retry_after: Some(RETRY_AFTER),
+            ..Failed::bad_gateway("overloaded", "it says that it is overloaded")
+        },
+        ProtocolStatus::CannotMultiplex => Failed::bad_gateway(
+            "cannot-multiplex",
+            "it says that it takes no second request on a connection",
+        ),
+        _ => Failed::bad_gateway("unknown-role", "it says that it is no responder"),
+    };
+    Failed {
+        progress: Progress::Rejected,
+        ..failed
+    }
+}
+
+/// The application's output as the body of the response.
+struct Output {
+    exchange: Option<Exchange>,
+    first: Option<Bytes>,
+    /// Bytes still to come of the length that was announced.
+    left: Option<u64>,
+    unchunk: Option<Unchunk>,
+}
+
+impl Output {
+    async fn piece(&mut self) -> Option<Result<Bytes, BodyError>> {
+        loop {
+            let whole = self.unchunk.as_ref().is_some_and(Unchunk::is_done);
+            if whole || self.left == Some(0) {
+                self.exchange.take()?.discard();
+                return None;
+            }
+            let exchange = self.exchange.as_mut()?;
+            let read = match self.first.take() {
+                Some(first) => Ok(Some(first)),
+                None => exchange.read().await,
+            };
+            let bytes = match read {
+                Ok(Some(bytes)) => bytes,
+                Ok(None) => return self.end(),
+                Err(stop) => return Some(Err(self.broken(stop))),
+            };
+            let bytes = match &mut self.unchunk {
+                Some(unchunk) => match unchunk.push(bytes) {
+                    Ok(pieces) => pieces.concat().into(),
+                    Err(invalid) => {
+                        return Some(Err(self.broken(Stop::Violation(invalid.message))));
+                    }
+                },
+                None => self.cut(bytes),
+            };
+            if !bytes.is_empty() {
+                return Some(Ok(bytes));
+            }
+        }
+    }
+
+    /// What goes beyond the announced length is thrown away and logged (C110).
+    fn cut(&mut self, mut bytes: Bytes) -> Bytes {
+        if let Some(left) = &mut self.left {
+            let take = usize::try_from(*left)
+                .unwrap_or(usize::MAX)
+                .min(bytes.len());
+            if take < bytes.len()
+                && let Some(exchange) = &self.exchange
+            {
+                exchange
+                    .peer
+                    .note("more output than its Content-Length; the rest is left away");
+            }
+            bytes.truncate(take);
+            *left -= take as u64;
+        }
+        bytes
+    }
+
+    /// Whole, or visibly cut off (C110).
+    fn end(&mut self) -> Option<Result<Bytes, BodyError>> {
+        let exchange = self.exchange.take()?;
+        if self.left.is_none() && self.unchunk.is_none() {
+            return None;
+        }
+        exchange
+            .peer
+            .note("less output than it announced; the connection is cut");
+        Some(Err(BodyError::Truncated))
+    }
+
+    /// The rest can't be had; the client sees that (C122, C155).
+    fn broken(&mut self, stop: Stop) -> BodyError {
+        let Some(mut exchange) = self.exchange.take() else {
+            return BodyError::Truncated;
+        };
+        let what = match stop {
+            Stop::TimedOut(limit) => format!("no output for {} s", limit.as_secs_f32()),
+            Stop::Content(error) => {
+                exchange.peer.note(&format!("given up: {error}"));
+                return error;
+            }
+            Stop::Closed(None) => "it closed the connection before the end of its answer".into(),
+            Stop::Closed(Some(error)) => {
+                format!(
+                    "the connection broke before the end of its answer: {}",
+                    plain(&error)
+                )
+            }
+            Stop::Violation(what) => what,
+            Stop::Rejected(_) => "it rejects a request that it has begun to answer".into(),
+        };
+        exchange
+            .peer
+            .note(&format!("{what}; the answer is cut off"));
+        exchange.turn().misbehaved(&what);
+        BodyError::Truncated
+    }
+}
+
+impl Source for Output {
+    fn next(&mut self) -> Next<'_> {
+        Box::pin(self.piece())
+    }
+}

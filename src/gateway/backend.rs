@@ -1,0 +1,545 @@
+//! The addresses of an application: dialled, balanced, rested when they fail,
+//! and their connections kept for the next request. Knows no protocol; nothing
+//! else in the gateway connects to anybody.
+
+use std::fmt;
+use std::io;
+use std::net::Ipv6Addr;
+use std::os::fd::AsFd;
+use std::os::unix::net::UnixStream as StdUnixStream;
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use rustix::io::Errno;
+use rustix::net::RecvFlags;
+use tokio::net::{TcpStream, UnixStream};
+use tokio::sync::Notify;
+use tokio::time::{Instant, sleep, timeout, timeout_at};
+
+use crate::log::Log;
+
+/// A failing address rests so long at first; each time twice as long.
+const FIRST_PAUSE: Duration = Duration::from_millis(500);
+const LONGEST_PAUSE: Duration = Duration::from_secs(8);
+/// Failures after the connection was made that let an address rest, if no
+/// request succeeds in between.
+const FAILURES: u32 = 3;
+/// The kernel asks an application that is silent whether its machine is there.
+const PROBE_AFTER: Duration = Duration::from_secs(5);
+const PROBE_EVERY: Duration = Duration::from_secs(2);
+const PROBES: u32 = 3;
+/// An idle connection is kept so long.
+const KEEP_TIME: Duration = Duration::from_secs(10);
+/// How long a listening socket whose queue is full is tried again (C162).
+const QUEUE_WAIT: Duration = Duration::from_secs(1);
+const QUEUE_POLL: Duration = Duration::from_millis(10);
+
+/// Where an application listens.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Address {
+    Tcp(String, u16),
+    Unix(PathBuf),
+}
+
+impl Address {
+    /// `HOST:PORT`, `[::1]:PORT` or `unix:PATH`.
+    pub fn parse(text: &str) -> Option<Self> {
+        if let Some(path) = text.strip_prefix("unix:") {
+            return (!path.is_empty()).then(|| Self::Unix(path.into()));
+        }
+        let (host, port) = text.rsplit_once(':')?;
+        let port = port.parse().ok().filter(|&port| port != 0)?;
+        let host = if let Some(inner) = host.strip_prefix('[') {
+            let inner = inner.strip_suffix(']')?;
+            inner.parse::<Ipv6Addr>().ok()?;
+            inner
+        } else {
+            let plain = |b: u8| b.is_ascii_alphanumeric() || b"-._".contains(&b);
+            (!host.is_empty() && host.bytes().all(plain)).then_some(host)?
+        };
+        Some(Self::Tcp(host.to_owned(), port))
+    }
+}
+
+impl fmt::Display for Address {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Tcp(host, port) if host.contains(':') => write!(f, "[{host}]:{port}"),
+            Self::Tcp(host, port) => write!(f, "{host}:{port}"),
+            Self::Unix(path) => write!(f, "unix:{}", path.display()),
+        }
+    }
+}
+
+/// A connection to an application.
+pub enum Stream {
+    Tcp(TcpStream),
+    Unix(UnixStream),
+}
+
+impl Stream {
+    pub async fn readable(&self) -> io::Result<()> {
+        match self {
+            Self::Tcp(stream) => stream.readable().await,
+            Self::Unix(stream) => stream.readable().await,
+        }
+    }
+
+    pub fn try_read(&self, buffer: &mut [u8]) -> io::Result<usize> {
+        match self {
+            Self::Tcp(stream) => stream.try_read(buffer),
+            Self::Unix(stream) => stream.try_read(buffer),
+        }
+    }
+
+    pub async fn writable(&self) -> io::Result<()> {
+        match self {
+            Self::Tcp(stream) => stream.writable().await,
+            Self::Unix(stream) => stream.writable().await,
+        }
+    }
+
+    pub fn try_write(&self, bytes: &[u8]) -> io::Result<usize> {
+        match self {
+            Self::Tcp(stream) => stream.try_write(bytes),
+            Self::Unix(stream) => stream.try_write(bytes),
+        }
+    }
+
+    /// Out of this thread's runtime, which may end before the next request.
+    fn rest(self) -> io::Result<Resting> {
+        match self {
+            Self::Tcp(stream) => stream.into_std().map(Resting::Tcp),
+            Self::Unix(stream) => stream.into_std().map(Resting::Unix),
+        }
+    }
+}
+
+/// A connection that no runtime watches.
+enum Resting {
+    Tcp(std::net::TcpStream),
+    Unix(StdUnixStream),
+}
+
+impl Resting {
+    /// Whether the application still has it open and has said nothing that
+    /// nobody asked for (C159).
+    fn is_usable(&self) -> bool {
+        let fd = match self {
+            Self::Tcp(stream) => stream.as_fd(),
+            Self::Unix(stream) => stream.as_fd(),
+        };
+        let flags = RecvFlags::PEEK | RecvFlags::DONTWAIT;
+        rustix::net::recv(fd, &mut [0u8; 1], flags) == Err(Errno::AGAIN)
+    }
+
+    fn wake(self) -> io::Result<Stream> {
+        match self {
+            Self::Tcp(stream) => TcpStream::from_std(stream).map(Stream::Tcp),
+            Self::Unix(stream) => UnixStream::from_std(stream).map(Stream::Unix),
+        }
+    }
+}
+
+/// What a backend is told.
+#[derive(Clone, Copy, Debug)]
+pub struct Options {
+    /// For a connection to be made.
+    pub connect: Duration,
+    /// To an address at once.
+    pub connections: usize,
+    /// Idle connections kept for each address.
+    pub keep: usize,
+}
+
+/// The addresses of one application.
+pub struct Backend {
+    /// For the log: the protocol.
+    name: &'static str,
+    hosts: Vec<Host>,
+    options: Options,
+    /// Where the search for the least loaded starts, so that equals take turns.
+    next: AtomicUsize,
+    /// A request at some address is over.
+    freed: Notify,
+    log: Log,
+}
+
+struct Host {
+    address: Address,
+    state: Mutex<State>,
+}
+
+#[derive(Default)]
+struct State {
+    /// Requests that are with it.
+    outstanding: usize,
+    /// Those of them that wait on a new connection and have heard nothing yet:
+    /// nobody may have accepted it, because each worker of the application is
+    /// kept by a connection (C160).
+    unheard: usize,
+    idle: Vec<(Instant, Resting)>,
+    /// A task is there that closes what is idle for too long.
+    tended: bool,
+    /// Since the last success.
+    failures: u32,
+    rest: Option<Rest>,
+}
+
+/// An address that gets no requests.
+struct Rest {
+    pause: Duration,
+    until: Instant,
+    /// One request tries whether it is back.
+    probed: bool,
+}
+
+/// Why there is no connection.
+#[derive(Debug)]
+pub enum Trouble {
+    /// All addresses rest; the first may be tried again after this.
+    Resting(Duration),
+    /// No address has a connection to spare, for so long.
+    Busy,
+    /// A connection could not be made.
+    Refused(io::Error),
+    /// The time to make one is over.
+    Late,
+    /// Its queue of connections is full and stays so (C162).
+    Full,
+    /// This server is out of descriptors or memory.
+    Exhausted(io::Error),
+}
+
+impl Backend {
+    pub fn new(
+        name: &'static str,
+        addresses: Vec<Address>,
+        options: Options,
+        log: Log,
+    ) -> Arc<Self> {
+        let host = |address| Host {
+            address,
+            state: Mutex::default(),
+        };
+        Arc::new(Self {
+            name,
+            hosts: addresses.into_iter().map(host).collect(),
+            options,
+            next: AtomicUsize::new(0),
+            freed: Notify::new(),
+            log,
+        })
+    }
+
+    /// How many addresses there are.
+    pub fn size(&self) -> usize {
+        self.hosts.len()
+    }
+
+    /// A turn at the address with the fewest requests, none of those in
+    /// `tried`. Waits, for as long as a connection may take, where all are at
+    /// their limit.
+    pub async fn turn(self: &Arc<Self>, tried: &[usize]) -> Result<Turn, Trouble> {
+        let give_up = Instant::now() + self.options.connect;
+        loop {
+            let freed = self.freed.notified();
+            match self.choose(tried) {
+                Err(Trouble::Busy) => {
+                    if timeout_at(give_up, freed).await.is_err() {
+                        return Err(Trouble::Busy);
+                    }
+                }
+                chosen => return chosen,
+            }
+        }
+    }
+
+    fn choose(self: &Arc<Self>, tried: &[usize]) -> Result<Turn, Trouble> {
+        let now = Instant::now();
+        let mut best: Option<(usize, usize)> = None;
+        let (mut busy, mut soonest) = (false, Duration::MAX);
+        let alone = self.hosts.len() == 1;
+        let start = self.next.fetch_add(1, Ordering::Relaxed);
+        for at in (0..self.hosts.len()).map(|n| start.wrapping_add(n) % self.hosts.len()) {
+            if tried.contains(&at) {
+                continue;
+            }
+            let mut state = self.hosts[at].lock();
+            if state.outstanding >= self.options.connections {
+                busy = true;
+                continue;
+            }
+            // With no other to turn to, resting would help nobody.
+            if let Some(rest) = state.rest.as_mut().filter(|_| !alone) {
+                if now >= rest.until && !rest.probed {
+                    rest.probed = true;
+                    state.outstanding += 1;
+                    return Ok(self.give(at, true));
+                }
+                soonest = soonest.min(rest.until.saturating_duration_since(now));
+                continue;
+            }
+            if best.is_none_or(|(_, fewest)| state.outstanding < fewest) {
+                best = Some((at, state.outstanding));
+            }
+        }
+        match best {
+            Some((at, _)) => {
+                self.hosts[at].lock().outstanding += 1;
+                Ok(self.give(at, false))
+            }
+            None if busy => Err(Trouble::Busy),
+            None => Err(Trouble::Resting(soonest)),
+        }
+    }
+
+    fn give(self: &Arc<Self>, at: usize, probe: bool) -> Turn {
+        Turn {
+            backend: Arc::clone(self),
+            at,
+            probe,
+            unheard: false,
+        }
+    }
+}
+
+impl Host {
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn set_probes(stream: &TcpStream) -> io::Result<()> {
+    use rustix::net::sockopt;
+    sockopt::set_socket_keepalive(stream, true)?;
+    sockopt::set_tcp_keepidle(stream, PROBE_AFTER)?;
+    sockopt::set_tcp_keepintvl(stream, PROBE_EVERY)?;
+    sockopt::set_tcp_keepcnt(stream, PROBES)?;
+    Ok(())
+}
+
+/// A request's turn at an address. Counted there until it is dropped.
+pub struct Turn {
+    backend: Arc<Backend>,
+    at: usize,
+    /// It tries whether the address is back.
+    probe: bool,
+    /// On a new connection, and nothing was heard yet.
+    unheard: bool,
+}
+
+impl Turn {
+    /// Which address, as [`Backend::turn`] wants it.
+    pub fn index(&self) -> usize {
+        self.at
+    }
+
+    pub fn address(&self) -> &Address {
+        &self.host().address
+    }
+
+    fn host(&self) -> &Host {
+        &self.backend.hosts[self.at]
+    }
+
+    /// A connection that was kept, if one is still good.
+    pub fn reuse(&mut self) -> Option<Stream> {
+        loop {
+            let (_, resting) = self.host().lock().idle.pop()?;
+            if resting.is_usable()
+                && let Ok(stream) = resting.wake()
+            {
+                return Some(stream);
+            }
+        }
+    }
+
+    /// Makes room for a new connection at the application, which may have a
+    /// process for each.
+    pub fn close_one(&mut self) {
+        self.host().lock().idle.pop();
+    }
+
+    /// A new connection.
+    pub async fn connect(&mut self) -> Result<Stream, Trouble> {
+        let connected = timeout(self.backend.options.connect, self.dial()).await;
+        let stream = connected.unwrap_or(Err(Trouble::Late))?;
+        self.host().lock().unheard += 1;
+        self.unheard = true;
+        Ok(stream)
+    }
+
+    async fn dial(&self) -> Result<Stream, Trouble> {
+        let give_up = Instant::now() + QUEUE_WAIT;
+        loop {
+            let connected = match self.address() {
+                Address::Tcp(host, port) => {
+                    let stream = TcpStream::connect((host.as_str(), *port)).await;
+                    stream.and_then(|stream| {
+                        stream.set_nodelay(true)?;
+                        set_probes(&stream)?;
+                        Ok(Stream::Tcp(stream))
+                    })
+                }
+                Address::Unix(path) => UnixStream::connect(path).await.map(Stream::Unix),
+            };
+            let error = match connected {
+                Ok(stream) => return Ok(stream),
+                Err(error) => error,
+            };
+            match Errno::from_io_error(&error) {
+                Some(Errno::AGAIN) if Instant::now() < give_up => sleep(QUEUE_POLL).await,
+                Some(Errno::AGAIN) => return Err(Trouble::Full),
+                Some(Errno::TIMEDOUT) => return Err(Trouble::Late),
+                Some(Errno::MFILE | Errno::NFILE | Errno::NOMEM | Errno::NOBUFS) => {
+                    return Err(Trouble::Exhausted(error));
+                }
+                _ => return Err(Trouble::Refused(error)),
+            }
+        }
+    }
+
+    /// Lets the kernel notice a machine that is cut off: at once where what is
+    /// sent isn't acknowledged in time, which holds only for a `short` request
+    /// (an application may take its time for a long one), and else by probes.
+    pub fn notice_silence(&self, stream: &Stream, short: bool) {
+        use rustix::net::sockopt;
+        let Stream::Tcp(stream) = stream else { return };
+        let limit = self.backend.options.connect.as_millis();
+        let limit = if short { limit } else { 0 };
+        // Without it the request still has its own time limit.
+        let _ = sockopt::set_tcp_user_timeout(stream, u32::try_from(limit).unwrap_or(0));
+    }
+
+    /// The application has said something.
+    pub fn heard(&mut self) {
+        if std::mem::take(&mut self.unheard) {
+            self.host().lock().unheard -= 1;
+        }
+    }
+
+    /// It has answered as it should.
+    pub fn succeeded(&mut self) {
+        self.heard();
+        self.probe = false;
+        let rested = {
+            let mut state = self.host().lock();
+            state.failures = 0;
+            state.rest.take()
+        };
+        if rested.is_some() {
+            self.note("answers again");
+        }
+    }
+
+    /// It could not be reached: it rests at once.
+    pub fn unreachable(&mut self, why: &str) {
+        self.failed(FAILURES, why);
+    }
+
+    /// It was reached and did not answer as it should.
+    pub fn misbehaved(&mut self, why: &str) {
+        self.failed(1, why);
+    }
+
+    fn failed(&mut self, weight: u32, why: &str) {
+        let now = Instant::now();
+        let again = std::mem::take(&mut self.probe);
+        let pause = {
+            let mut state = self.host().lock();
+            state.failures = state.failures.saturating_add(weight);
+            if state.failures < FAILURES && !again {
+                return;
+            }
+            let pause = match &state.rest {
+                Some(rest) if again => (rest.pause * 2).min(LONGEST_PAUSE),
+                // Others that were on their way when it failed.
+                Some(_) => return,
+                None => FIRST_PAUSE,
+            };
+            state.rest = Some(Rest {
+                pause,
+                until: now + pause,
+                probed: false,
+            });
+            state.idle.clear();
+            pause
+        };
+        if self.backend.size() > 1 {
+            let pause = pause.as_secs_f32();
+            self.note(&format!("{why}; it gets no requests for {pause} s"));
+        }
+    }
+
+    fn note(&self, what: &str) {
+        let Backend { name, log, .. } = &*self.backend;
+        log.gateway_note(name, &self.address().to_string(), what);
+    }
+
+    /// Keeps the connection for the next request, unless somebody waits for
+    /// the worker that it holds. Where the user has said how many connections
+    /// there may be, each has a worker.
+    pub fn keep(mut self, stream: Stream) {
+        self.heard();
+        let Options {
+            keep, connections, ..
+        } = self.backend.options;
+        if connections == usize::MAX && self.host().lock().unheard > 0 {
+            return;
+        }
+        let Ok(resting) = stream.rest() else { return };
+        let mut state = self.host().lock();
+        if state.idle.len() >= keep || state.rest.is_some() {
+            return;
+        }
+        state.idle.push((Instant::now(), resting));
+        if !std::mem::replace(&mut state.tended, true) {
+            tokio::spawn(tend(Arc::clone(&self.backend), self.at));
+        }
+    }
+}
+
+impl Drop for Turn {
+    fn drop(&mut self) {
+        self.heard();
+        let mut state = self.host().lock();
+        state.outstanding -= 1;
+        if self.probe
+            && let Some(rest) = &mut state.rest
+        {
+            // It was given up before anybody knew; the next one tries.
+            rest.probed = false;
+        }
+        drop(state);
+        self.backend.freed.notify_one();
+    }
+}
+
+/// Closes what is idle for too long.
+async fn tend(backend: Arc<Backend>, at: usize) {
+    // If the runtime ends, the next connection that is kept starts another.
+    let _tended = Tended(&backend.hosts[at]);
+    loop {
+        let oldest = {
+            let mut state = backend.hosts[at].lock();
+            let now = Instant::now();
+            state.idle.retain(|(since, _)| now < *since + KEEP_TIME);
+            match state.idle.iter().map(|(since, _)| *since).min() {
+                Some(oldest) => oldest,
+                None => return,
+            }
+        };
+        tokio::time::sleep_until(oldest + KEEP_TIME).await;
+    }
+}
+
+struct Tended<'a>(&'a Host);
+
+impl Drop for Tended<'_> {
+    fn drop(&mut self) {
+        self.0.lock().tended = false;
+    }
+}

@@ -1,0 +1,10 @@
+//! `--route`: application servers behind this one. Real programs for what
+//! works, fake ones for what a peer can do wrong.
+
+mod addresses;
+mod fastcgi;
+mod misbehaviour;
+mod peers;
+mod routes;
+mod scgi;
+mod uwsgi;
