@@ -233,7 +233,7 @@ pub struct Cli {
     /// PATTERN is a path (`/app/`: all that lies below it) or files (`*.php`, `/blog/*.php`,
     /// `/cgi-bin/*`); the longest wins. TARGET is a protocol, addresses and options:
     /// `fastcgi:unix:/run/php.sock`, `uwsgi:10.0.0.1:3031,10.0.0.2:3031,connections=8`. The
-    /// protocols are fastcgi, scgi and uwsgi. docs/routes.md has them all.
+    /// protocols are fastcgi, scgi, uwsgi, http and https. docs/routes.md says it all.
     #[arg(long, value_name = "PATTERN=TARGET", help_heading = "Applications")]
     pub route: Vec<String>,
 

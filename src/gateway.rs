@@ -4,12 +4,14 @@
 //! script is told about the request, and what its response says.
 
 pub mod application;
+mod attempt;
 pub mod backend;
 pub mod cgi;
 mod content;
 mod diagnosis;
 mod fastcgi;
 pub mod process;
+mod proxy;
 pub mod reply;
 pub mod route;
 mod scgi;
@@ -18,6 +20,7 @@ pub mod spawn;
 mod stderr;
 mod stdin;
 pub mod unchunk;
+pub mod upstream;
 mod uwsgi;
 pub mod variables;
 pub mod warm;

@@ -32,6 +32,16 @@ pub enum Body {
     /// The whole response, head included, as the script wrote it (RFC 3875 §5,
     /// NPH). The engine adds nothing and closes the connection at the end.
     Unframed(Box<dyn Source>),
+    /// With 101 (Switching Protocols): what follows the head is no longer HTTP.
+    Tunnel(Tunnel),
+}
+
+/// Both directions of a connection that has left HTTP (RFC 9110 §7.8).
+pub struct Tunnel {
+    /// To the client; its end is the end of the connection.
+    pub source: Box<dyn Source>,
+    /// What the client sends; dropped when it has closed its side.
+    pub sink: mpsc::Sender<Bytes>,
 }
 
 /// `length` bytes of `file` from `offset`. If the file turns out to be shorter,
@@ -171,7 +181,7 @@ impl Body {
             Self::Bytes(bytes) => Some(bytes.len() as u64),
             Self::File(file) => Some(file.length),
             Self::Stream(stream) => stream.length,
-            Self::Unframed(_) => None,
+            Self::Unframed(_) | Self::Tunnel(_) => None,
         }
     }
 
@@ -230,6 +240,11 @@ pub struct Connection {
     /// Under TLS.
     pub secure: bool,
 }
+
+/// Request extension: the engine can let this connection leave HTTP
+/// ([`Body::Tunnel`]).
+#[derive(Clone, Copy, Debug)]
+pub struct CanSwitch;
 
 /// Request extension: the request-target exactly as received (RFC 9112 §3.2).
 /// `http::Uri` refuses or normalises some of its bytes, so the service reads

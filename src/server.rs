@@ -16,12 +16,13 @@ use crate::engine::listener::{self, Bound};
 use crate::engine::{self, Limits, http1, tiny};
 use crate::error::{ExitCode, StartError};
 use crate::files::{self, Codings, Files};
-use crate::gateway::application::{self, Application};
+use crate::gateway::application;
 use crate::gateway::cgi::{self, Cgi};
 use crate::gateway::process::Processes;
 use crate::gateway::route::Routes;
 use crate::gateway::script::{self, Scripts};
 use crate::gateway::spawn::close_inherited;
+use crate::gateway::upstream::Upstream;
 use crate::gateway::variables::{Environment, EnvironmentOptions};
 use crate::gateway::warm::{self, Warm};
 use crate::log::Log;
@@ -161,12 +162,12 @@ fn service(
             sendfile,
         },
         scripts: host,
-        routes: routes(config, log),
+        routes: routes(config, log)?,
         log: log.clone(),
     })
 }
 
-fn routes(config: &Config, log: &Log) -> Routes<Application> {
+fn routes(config: &Config, log: &Log) -> Result<Routes<Upstream>, StartError> {
     let options = application::Options {
         answer: config.routes.answer,
         pause: config.routes.pause,
@@ -176,10 +177,11 @@ fn routes(config: &Config, log: &Log) -> Routes<Application> {
     let connect = config.routes.connect;
     let routes = config.routes.routes.iter().map(|route| {
         let target = route.target.clone();
-        let application = Application::new(target, connect, options, log.clone());
-        (route.clone(), application)
+        let upstream = Upstream::new(target, connect, options, log.clone())?;
+        Ok((route.clone(), upstream))
     });
-    Routes::new(&config.root, routes)
+    let routes: Vec<_> = routes.collect::<Result<_, _>>()?;
+    Ok(Routes::new(&config.root, routes))
 }
 
 fn cgi_options(scripts: &ScriptConfig, open_files: Option<libc::rlimit>) -> cgi::Options {

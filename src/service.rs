@@ -15,10 +15,10 @@ use http::{Method, StatusCode};
 use crate::error::{Diagnosis, Fault};
 use crate::error_page;
 use crate::files::{self, Files};
-use crate::gateway::application::Application;
 use crate::gateway::cgi::{Cgi, Outcome};
 use crate::gateway::route::Routes;
 use crate::gateway::script::{Found, Script, Scripts};
+use crate::gateway::upstream::Upstream;
 use crate::gateway::variables::{self, Facts, Redirected};
 use crate::log::{Asked, Entry, Line, Log, Sent};
 use crate::message::{Body, Connection, Glance, Ran, Ready, Request, RequestTarget, Response};
@@ -33,7 +33,7 @@ pub struct Service {
     pub site: Site,
     /// `None`: no scripts (`--no-cgi`).
     pub scripts: Option<ScriptHost>,
-    pub routes: Routes<Application>,
+    pub routes: Routes<Upstream>,
     pub log: Log,
 }
 
@@ -67,7 +67,7 @@ pub struct SendRoot {
 enum Whose<'a> {
     Files,
     Script(&'a ScriptHost, Script),
-    Application(&'a Application, Script),
+    Upstream(&'a Upstream, Script),
     /// Nobody yet: it lacks its slash.
     Moved(String),
 }
@@ -168,9 +168,9 @@ impl Service {
     /// An application first, since somebody named its part of the URL space;
     /// then a script.
     fn whose(&self, path: &UrlPath) -> Result<Whose<'_>, Fault> {
-        if let Some((application, found)) = self.routes.find(path) {
+        if let Some((upstream, found)) = self.routes.find(path) {
             return Ok(match found? {
-                Found::Script(script) => Whose::Application(application, script),
+                Found::Script(script) => Whose::Upstream(upstream, script),
                 Found::Redirect(location) => Whose::Moved(location),
             });
         }
@@ -211,9 +211,9 @@ impl Service {
                     let run = Box::pin(host.cgi.run(facts, body, place.take()));
                     (run.await?, script)
                 }
-                Whose::Application(application, script) => {
+                Whose::Upstream(upstream, script) => {
                     let facts = self.site.facts(head, &step, &original, &script);
-                    (Box::pin(application.run(facts, body)).await?, script)
+                    (Box::pin(upstream.run(facts, body)).await?, script)
                 }
             };
             match outcome {

@@ -5,6 +5,7 @@ mod addresses;
 mod fastcgi;
 mod misbehaviour;
 mod peers;
+mod proxy;
 mod routes;
 mod scgi;
 mod uwsgi;

@@ -265,6 +265,24 @@ pub fn interim_head(interim: &http::Response<()>) -> Vec<u8> {
     head
 }
 
+/// The head that ends HTTP on a connection (RFC 9110 §15.2.2).
+pub fn switching_head(response: &Response) -> Vec<u8> {
+    let mut head = Vec::new();
+    status_line(
+        &mut head,
+        "HTTP/1.1",
+        response.status(),
+        response.extensions().get(),
+    );
+    fields(&mut head, response.headers());
+    field(&mut head, "connection", b"Upgrade");
+    for protocol in response.headers().get_all(UPGRADE) {
+        field(&mut head, "upgrade", protocol.as_bytes());
+    }
+    head.extend_from_slice(b"\r\n");
+    head
+}
+
 /// The space after the code stays even without a phrase (RFC 9112 §4, C87).
 fn status_line(head: &mut Vec<u8>, protocol: &str, status: StatusCode, reason: Option<&Reason>) {
     head.extend_from_slice(protocol.as_bytes());

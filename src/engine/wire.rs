@@ -364,6 +364,8 @@ struct Out<'a, W> {
 impl<W: Wire> Out<'_, W> {
     async fn write(&mut self, head: Vec<u8>, body: Body, content: Content) -> Result<(), Cut> {
         match body {
+            // Only an engine that says it can is given one.
+            Body::Tunnel(_) => Err(Cut::Source),
             Body::Unframed(source) => self.stream(Vec::new(), source, Content::UntilClose).await,
             _ if content == Content::None => self.send(&[&head], 0).await,
             Body::Empty => self.send(&[&head], 0).await,

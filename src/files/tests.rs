@@ -112,7 +112,7 @@ async fn read(body: Body) -> Result<Vec<u8>, BodyError> {
             }
             Ok(bytes)
         }
-        Body::Unframed(_) => unreachable!("only scripts write their own head"),
+        Body::Unframed(_) | Body::Tunnel(_) => unreachable!("no file is sent so"),
     }
 }
 

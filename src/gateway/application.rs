@@ -20,16 +20,17 @@ use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 
-use super::backend::{self, Backend, Stream, Trouble, Turn};
+use super::attempt::{Failed, Party, Progress, RETRY_AFTER, Rounds, plain};
+use super::backend::{self, Backend, Resting, Stream, Turn};
 use super::cgi::{self, Nothing, Outcome};
 use super::content::Content;
 use super::fastcgi::{self, Event, ProtocolStatus, Records};
 use super::reply::{Block, HeadReader, Invalid, Kind, Reply};
-use super::route::{Protocol, Target};
+use super::route::{Target, Wire};
 use super::unchunk::Unchunk;
 use super::variables::{self, Facts, Variable};
 use super::{scgi, uwsgi};
-use crate::error::{Area, Diagnosis, Fault};
+use crate::error::Fault;
 use crate::log::{Log, MAX_LINE_BYTES};
 use crate::message::{Body, BodyError, Interim, Next, Reason, Response, Source};
 
@@ -40,8 +41,6 @@ const OPENING_WAIT: Duration = Duration::from_millis(250);
 /// What is read of an answer that nobody wants, to keep the connection.
 const DRAIN_BYTES: usize = 256 << 10;
 const DRAIN_WAIT: Duration = Duration::from_secs(2);
-/// Seconds, in Retry-After where nothing better is known.
-const RETRY_AFTER: u32 = 2;
 
 thread_local! {
     static ARRIVAL: RefCell<Box<[u8]>> = RefCell::new(vec![0; READ_BYTES].into_boxed_slice());
@@ -67,8 +66,8 @@ pub struct Application {
 }
 
 struct Shared {
-    protocol: Protocol,
-    backend: Arc<Backend>,
+    protocol: Wire,
+    backend: Arc<Backend<Resting>>,
     /// Connections outlive a request.
     keep: bool,
     /// The document root as the application sees it (C172).
@@ -79,8 +78,13 @@ struct Shared {
 
 impl Application {
     /// `connect` is the time for a connection to be made.
-    pub fn new(target: Target, connect: Duration, options: Options, log: Log) -> Self {
-        let protocol = target.protocol;
+    pub fn new(
+        protocol: Wire,
+        target: Target,
+        connect: Duration,
+        options: Options,
+        log: Log,
+    ) -> Self {
         let dialling = backend::Options {
             connect,
             connections: target.connections.unwrap_or(usize::MAX),
@@ -90,7 +94,7 @@ impl Application {
             protocol,
             backend: Backend::new(protocol.name(), target.addresses, dialling, log.clone()),
             // Only FastCGI has connections that outlive a request (C176, C180).
-            keep: target.keep > 0 && protocol == Protocol::FastCgi,
+            keep: target.keep > 0 && protocol == Wire::FastCgi,
             root: target.root,
             options,
             log,
@@ -107,7 +111,7 @@ impl Application {
         let shared = &self.shared;
         let subject = &facts.script.subject;
         let content = Content::of(body, shared.options.max_body).await;
-        let mut content = content.map_err(|error| shared.content_fault(subject, &error))?;
+        let mut content = content.map_err(|error| shared.party(subject).content_fault(&error))?;
         facts.content_length = content.length();
         let elsewhere;
         if let Some(root) = &shared.root {
@@ -115,11 +119,9 @@ impl Application {
             (facts.script, facts.root) = (&elsewhere, root);
         }
         let head = shared.head(&facts, &content)?;
-        let safe = facts.head.method.is_idempotent();
-        let mut tried = Vec::new();
+        let mut rounds = Rounds::new(shared.party(subject), facts.head);
         loop {
-            let turn = shared.backend.turn(&tried).await;
-            let turn = turn.map_err(|trouble| shared.no_turn(subject, &trouble))?;
+            let turn = rounds.turn(&shared.backend).await?;
             let (index, address) = (turn.index(), turn.address().to_string());
             let failed = match shared.ask(turn, facts, &head, &mut content).await {
                 Ok((mut exchange, answer, sending)) => {
@@ -128,106 +130,20 @@ impl Application {
                 }
                 Err(failed) => failed,
             };
-            if !failed.stale {
-                tried.push(index);
+            if !rounds.go_on(&failed, index, shared.backend.size()) || !content.rewind() {
+                return Err(failed.fault(&shared.party(subject), &address));
             }
-            let others = tried.len() < shared.backend.size();
-            let again = match failed.progress {
-                Progress::NotSent | Progress::Rejected => true,
-                Progress::Sent => safe,
-                Progress::Answered => false,
-            };
-            if !others || !again || !content.rewind() {
-                return Err(failed.fault(shared, subject, &address));
-            }
-            if !failed.stale {
-                let text = format!("{address}: {}; another address is asked", failed.what);
-                shared.note(subject, &text);
-            }
+            rounds.note(&failed, &address);
         }
-    }
-}
-
-/// How far a request had come when it failed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Progress {
-    /// The application can't have seen all of its head.
-    NotSent,
-    /// It may have been run.
-    Sent,
-    /// The application has said that it does not run it.
-    Rejected,
-    /// Something had come back.
-    Answered,
-}
-
-/// Why an address gave no answer.
-struct Failed {
-    status: StatusCode,
-    /// A stable word for the log.
-    reason: &'static str,
-    what: String,
-    hint: Option<String>,
-    progress: Progress,
-    /// On a connection that was kept: a new one may do.
-    stale: bool,
-    retry_after: Option<u32>,
-    /// The request itself is to blame.
-    close: bool,
-}
-
-impl Failed {
-    fn new(status: StatusCode, reason: &'static str, what: impl Into<String>) -> Self {
-        Self {
-            status,
-            reason,
-            what: what.into(),
-            hint: None,
-            progress: Progress::Answered,
-            stale: false,
-            retry_after: None,
-            close: false,
-        }
-    }
-
-    fn bad_gateway(reason: &'static str, what: impl Into<String>) -> Self {
-        Self::new(StatusCode::BAD_GATEWAY, reason, what)
-    }
-
-    /// Whether the address is to get fewer requests for it.
-    fn blames_address(&self) -> bool {
-        !self.stale && !self.close && self.progress != Progress::Rejected
-    }
-
-    fn fault(self, shared: &Shared, subject: &str, address: &str) -> Fault {
-        let mut fault = match self.retry_after {
-            Some(seconds) => Fault::unavailable(seconds),
-            None => Fault::new(self.status),
-        };
-        fault.close = self.close;
-        fault.because(Diagnosis {
-            area: Area::Gateway(shared.protocol.name()),
-            reason: self.reason,
-            subject: subject.to_owned(),
-            fault: format!("{address}: {}", self.what),
-            hint: self.hint,
-            ..Diagnosis::default()
-        })
     }
 }
 
 impl Shared {
-    fn note(&self, subject: &str, text: &str) {
-        self.log.gateway_note(self.protocol.name(), subject, text);
-    }
-
-    fn diagnosis(&self, subject: &str, reason: &'static str, fault: String) -> Diagnosis {
-        Diagnosis {
-            area: Area::Gateway(self.protocol.name()),
-            reason,
-            subject: subject.to_owned(),
-            fault,
-            ..Diagnosis::default()
+    fn party<'a>(&'a self, subject: &'a str) -> Party<'a> {
+        Party {
+            name: self.protocol.name(),
+            subject,
+            log: &self.log,
         }
     }
 
@@ -235,18 +151,15 @@ impl Shared {
     fn head(&self, facts: &Facts<'_>, content: &Content) -> Result<BytesMut, Fault> {
         let list: Vec<Variable> = variables::variables(facts);
         match self.protocol {
-            Protocol::FastCgi => Ok(fastcgi::head(&list, self.keep)),
-            Protocol::Scgi => Ok(scgi::head(&list, content.length().unwrap_or(0))),
-            Protocol::Uwsgi(one, two) => uwsgi::head(&list, (one, two)).ok_or_else(|| {
+            Wire::FastCgi => Ok(fastcgi::head(&list, self.keep)),
+            Wire::Scgi => Ok(scgi::head(&list, content.length().unwrap_or(0))),
+            Wire::Uwsgi(one, two) => uwsgi::head(&list, (one, two)).ok_or_else(|| {
                 let fault = format!(
                     "the request's header is too long for the protocol, which has room for {} bytes",
                     uwsgi::MAX_BLOCK_BYTES
                 );
-                Fault::new(StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE).because(self.diagnosis(
-                    &facts.script.subject,
-                    "too-long",
-                    fault,
-                ))
+                let diagnosis = self.party(&facts.script.subject).diagnosis("too-long", fault);
+                Fault::new(StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE).because(diagnosis)
             }),
         }
     }
@@ -254,45 +167,23 @@ impl Shared {
     /// A piece of the content as it goes out.
     fn framed(&self, out: &mut BytesMut, piece: &[u8]) {
         match self.protocol {
-            Protocol::FastCgi => fastcgi::stdin(out, piece),
-            Protocol::Scgi | Protocol::Uwsgi(..) => out.extend_from_slice(piece),
+            Wire::FastCgi => fastcgi::stdin(out, piece),
+            Wire::Scgi | Wire::Uwsgi(..) => out.extend_from_slice(piece),
         }
     }
 
     /// What goes out after the content.
     fn end_of_content(&self, out: &mut BytesMut) {
-        if self.protocol == Protocol::FastCgi {
+        if self.protocol == Wire::FastCgi {
             fastcgi::stdin_end(out);
         }
-    }
-
-    fn content_fault(&self, subject: &str, error: &BodyError) -> Fault {
-        let (status, what) = content_trouble(error);
-        let diagnosis = self.diagnosis(subject, "content", what);
-        Fault::new(status).because(diagnosis).closing()
-    }
-
-    fn no_turn(&self, subject: &str, trouble: &Trouble) -> Fault {
-        let (seconds, reason, what) = match trouble {
-            Trouble::Resting(pause) => (
-                u32::try_from(pause.as_secs()).unwrap_or(RETRY_AFTER) + 1,
-                "all-rest",
-                "each of its addresses has failed a moment ago",
-            ),
-            _ => (
-                RETRY_AFTER,
-                "no-connection",
-                "all connections that `connections=` allows are in use",
-            ),
-        };
-        Fault::unavailable(seconds).because(self.diagnosis(subject, reason, what.into()))
     }
 
     /// Sends the request to one address and reads its answer up to the end of
     /// the header.
     async fn ask(
         self: &Arc<Self>,
-        mut turn: Turn,
+        mut turn: Turn<Resting>,
         facts: Facts<'_>,
         head: &[u8],
         content: &mut Content,
@@ -301,7 +192,7 @@ impl Shared {
         // run twice could then be neither sent again nor answered.
         let kept = match facts.head.method.is_idempotent() {
             _ if !self.keep => None,
-            true => turn.reuse(),
+            true => turn.reuse().and_then(|resting| resting.wake().ok()),
             false => {
                 turn.close_one();
                 None
@@ -312,7 +203,7 @@ impl Shared {
             Some(stream) => stream,
             None => match turn.connect().await {
                 Ok(stream) => stream,
-                Err(trouble) => return Err(no_connection(&mut turn, &trouble)),
+                Err(trouble) => return Err(Failed::to_connect(&mut turn, &trouble)),
             },
         };
         let mut sending = Sending::new(self, head, content);
@@ -354,11 +245,7 @@ impl Shared {
         // An idle connection may end at any moment; that says nothing about
         // the application.
         failed.stale = reused && failed.reason == "closed" && !exchange.peer.heard;
-        if failed.reason == "unreachable" {
-            exchange.turn().unreachable(&failed.what);
-        } else if failed.blames_address() {
-            exchange.turn().misbehaved(&failed.what);
-        }
+        failed.blame(exchange.turn());
         Err(failed)
     }
 }
@@ -367,58 +254,6 @@ impl Shared {
 struct Answer {
     reply: Reply,
     rest: Bytes,
-}
-
-/// The status for content that could not be read to its end, and what to say.
-fn content_trouble(error: &BodyError) -> (StatusCode, String) {
-    let status = match error {
-        BodyError::TooLarge => StatusCode::PAYLOAD_TOO_LARGE,
-        BodyError::TimedOut => StatusCode::REQUEST_TIMEOUT,
-        BodyError::Closed | BodyError::Malformed | BodyError::Truncated => StatusCode::BAD_REQUEST,
-        // Spooling failed: no room, no descriptor.
-        BodyError::Io(_) => StatusCode::INSUFFICIENT_STORAGE,
-    };
-    (
-        status,
-        format!("the request's content could not be used: {error}"),
-    )
-}
-
-/// C162.
-fn no_connection(turn: &mut Turn, trouble: &Trouble) -> Failed {
-    let mut failed = match trouble {
-        Trouble::Refused(error) => {
-            let mut failed =
-                Failed::bad_gateway("connect", format!("no connection: {}", plain(error)));
-            failed.hint = Some("start the application, or check the address".into());
-            failed
-        }
-        Trouble::Late => Failed::new(
-            StatusCode::GATEWAY_TIMEOUT,
-            "connect-timeout",
-            "no connection in time",
-        ),
-        Trouble::Exhausted(error) => Failed {
-            retry_after: Some(RETRY_AFTER),
-            ..Failed::bad_gateway("out-of-resources", plain(error))
-        },
-        Trouble::Full | Trouble::Busy | Trouble::Resting(_) => Failed {
-            retry_after: Some(RETRY_AFTER),
-            ..Failed::bad_gateway("queue-full", "its queue of connections is full")
-        },
-    };
-    failed.progress = Progress::NotSent;
-    if !matches!(trouble, Trouble::Exhausted(_)) {
-        turn.unreachable(&failed.what);
-    }
-    failed
-}
-
-/// `connection refused`, without the number that the library adds.
-fn plain(error: &io::Error) -> String {
-    let text = error.to_string();
-    let end = text.find(" (os error").unwrap_or(text.len());
-    text[..end].to_lowercase()
 }
 
 /// The request on its way out.
@@ -572,10 +407,10 @@ enum Incoming {
 }
 
 impl Incoming {
-    fn new(protocol: Protocol) -> Self {
+    fn new(protocol: Wire) -> Self {
         match protocol {
-            Protocol::FastCgi => Self::Records(Records::default()),
-            Protocol::Scgi | Protocol::Uwsgi(..) => Self::Plain(None),
+            Wire::FastCgi => Self::Records(Records::default()),
+            Wire::Scgi | Wire::Uwsgi(..) => Self::Plain(None),
         }
     }
 
@@ -667,7 +502,7 @@ impl Exchange {
         }
     }
 
-    fn turn(&mut self) -> &mut Turn {
+    fn turn(&mut self) -> &mut Turn<Resting> {
         self.peer
             .turn
             .as_mut()
@@ -745,8 +580,9 @@ impl Exchange {
             && self.peer.incoming.is_at_boundary();
         if let (true, Some(stream), Some(turn)) = (clean, stream, self.peer.turn.take())
             && let Some(stream) = Arc::into_inner(stream)
+            && let Ok(resting) = stream.rest()
         {
-            turn.keep(stream);
+            turn.keep(resting);
         }
     }
 }
@@ -756,7 +592,7 @@ struct Peer {
     shared: Arc<Shared>,
     subject: String,
     address: String,
-    turn: Option<Turn>,
+    turn: Option<Turn<Resting>>,
     incoming: Incoming,
     /// The beginning of a line on standard error.
     errors: Vec<u8>,
@@ -837,7 +673,7 @@ impl Peer {
 
     fn note(&self, text: &str) {
         let text = format!("{}: {text}", self.address);
-        self.shared.note(&self.subject, &text);
+        self.shared.party(&self.subject).note(&text);
     }
 
     /// Whole lines go to the log (C153).
@@ -873,7 +709,7 @@ impl Drop for Exchange {
         self.peer.flush_errors();
         // Told where that is possible; the closed connection says it in any
         // case (C161).
-        if self.peer.shared.protocol == Protocol::FastCgi
+        if self.peer.shared.protocol == Wire::FastCgi
             && matches!(self.upload, Upload::Done)
             && let Some(stream) = &self.stream
         {
@@ -947,11 +783,8 @@ impl Exchange {
                 Ok(None) => return Ok(None),
                 Err(stop) => {
                     let failed = self.failed(NoAnswer::Stop(stop), HeadReader::new());
-                    return Err(failed.fault(
-                        &self.peer.shared,
-                        &self.peer.subject,
-                        &self.peer.address,
-                    ));
+                    let party = self.peer.shared.party(&self.peer.subject);
+                    return Err(failed.fault(&party, &self.peer.address));
                 }
             }
         }
@@ -1030,36 +863,13 @@ impl Exchange {
 
     fn stopped(&mut self, stop: Stop) -> Failed {
         match stop {
-            Stop::TimedOut(limit) => Failed {
-                hint: Some("let it answer earlier, or raise `--route-timeout`".into()),
-                ..Failed::new(
-                    StatusCode::GATEWAY_TIMEOUT,
-                    "timeout",
-                    format!("no complete header for {} s", limit.as_secs_f32()),
-                )
-            },
-            Stop::Content(error) => {
-                let (status, what) = content_trouble(&error);
-                Failed {
-                    close: true,
-                    ..Failed::new(status, "content", what)
-                }
-            }
-            Stop::Closed(Some(error)) if error.kind() == io::ErrorKind::TimedOut => Failed::new(
-                StatusCode::GATEWAY_TIMEOUT,
-                "unreachable",
-                "its machine doesn't acknowledge what is sent",
-            ),
+            Stop::TimedOut(limit) => Failed::late(limit.as_secs_f32()),
+            Stop::Content(error) => Failed::of_content(&error),
             Stop::Closed(error) => {
-                let what = match error {
-                    None => "it closed the connection before its answer".into(),
-                    Some(error) => {
-                        format!("the connection broke before its answer: {}", plain(&error))
-                    }
-                };
+                let failed = Failed::closed(error.as_ref());
                 Failed {
                     hint: self.hint_for_silence(),
-                    ..Failed::bad_gateway("closed", what)
+                    ..failed
                 }
             }
             Stop::Violation(what) => Failed {
@@ -1075,7 +885,7 @@ impl Exchange {
 
     /// uWSGI gives no answer to what is too long for it (C178).
     fn hint_for_silence(&self) -> Option<String> {
-        let is_uwsgi = matches!(self.peer.shared.protocol, Protocol::Uwsgi(..));
+        let is_uwsgi = matches!(self.peer.shared.protocol, Wire::Uwsgi(..));
         let is_long = self.block_bytes > uwsgi::USUAL_BLOCK_BYTES;
         (is_uwsgi && is_long && !self.peer.heard).then(|| {
             format!(

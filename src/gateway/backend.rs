@@ -3,17 +3,20 @@
 //! else in the gateway connects to anybody.
 
 use std::fmt;
-use std::io;
+use std::io::{self, IoSlice};
 use std::net::Ipv6Addr;
 use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream as StdUnixStream;
 use std::path::PathBuf;
+use std::pin::Pin;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use rustix::io::Errno;
 use rustix::net::RecvFlags;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
 use tokio::sync::Notify;
 use tokio::time::{Instant, sleep, timeout, timeout_at};
@@ -109,7 +112,7 @@ impl Stream {
     }
 
     /// Out of this thread's runtime, which may end before the next request.
-    fn rest(self) -> io::Result<Resting> {
+    pub fn rest(self) -> io::Result<Resting> {
         match self {
             Self::Tcp(stream) => stream.into_std().map(Resting::Tcp),
             Self::Unix(stream) => stream.into_std().map(Resting::Unix),
@@ -117,25 +120,95 @@ impl Stream {
     }
 }
 
+impl AsyncRead for Stream {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Self::Tcp(stream) => Pin::new(stream).poll_read(cx, buffer),
+            Self::Unix(stream) => Pin::new(stream).poll_read(cx, buffer),
+        }
+    }
+}
+
+impl AsyncWrite for Stream {
+    fn poll_write(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        match self.get_mut() {
+            Self::Tcp(stream) => Pin::new(stream).poll_write(cx, bytes),
+            Self::Unix(stream) => Pin::new(stream).poll_write(cx, bytes),
+        }
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Self::Tcp(stream) => Pin::new(stream).poll_shutdown(cx),
+            Self::Unix(stream) => Pin::new(stream).poll_shutdown(cx),
+        }
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        pieces: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        match self.get_mut() {
+            Self::Tcp(stream) => Pin::new(stream).poll_write_vectored(cx, pieces),
+            Self::Unix(stream) => Pin::new(stream).poll_write_vectored(cx, pieces),
+        }
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        true
+    }
+}
+
+/// A connection that is kept for the next request.
+pub trait Kept: Send + 'static {
+    fn state(&self) -> KeptState;
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum KeptState {
+    Usable,
+    /// By another thread, or in a moment.
+    NotHere,
+    Closed,
+}
+
 /// A connection that no runtime watches.
-enum Resting {
+pub enum Resting {
     Tcp(std::net::TcpStream),
     Unix(StdUnixStream),
 }
 
-impl Resting {
+impl Kept for Resting {
     /// Whether the application still has it open and has said nothing that
     /// nobody asked for (C159).
-    fn is_usable(&self) -> bool {
+    fn state(&self) -> KeptState {
         let fd = match self {
             Self::Tcp(stream) => stream.as_fd(),
             Self::Unix(stream) => stream.as_fd(),
         };
         let flags = RecvFlags::PEEK | RecvFlags::DONTWAIT;
-        rustix::net::recv(fd, &mut [0u8; 1], flags) == Err(Errno::AGAIN)
+        match rustix::net::recv(fd, &mut [0u8; 1], flags) {
+            Err(Errno::AGAIN) => KeptState::Usable,
+            _ => KeptState::Closed,
+        }
     }
+}
 
-    fn wake(self) -> io::Result<Stream> {
+impl Resting {
+    pub fn wake(self) -> io::Result<Stream> {
         match self {
             Self::Tcp(stream) => TcpStream::from_std(stream).map(Stream::Tcp),
             Self::Unix(stream) => UnixStream::from_std(stream).map(Stream::Unix),
@@ -155,10 +228,10 @@ pub struct Options {
 }
 
 /// The addresses of one application.
-pub struct Backend {
+pub struct Backend<K> {
     /// For the log: the protocol.
     name: &'static str,
-    hosts: Vec<Host>,
+    hosts: Vec<Host<K>>,
     options: Options,
     /// Where the search for the least loaded starts, so that equals take turns.
     next: AtomicUsize,
@@ -167,20 +240,19 @@ pub struct Backend {
     log: Log,
 }
 
-struct Host {
+struct Host<K> {
     address: Address,
-    state: Mutex<State>,
+    state: Mutex<State<K>>,
 }
 
-#[derive(Default)]
-struct State {
+struct State<K> {
     /// Requests that are with it.
     outstanding: usize,
     /// Those of them that wait on a new connection and have heard nothing yet:
     /// nobody may have accepted it, because each worker of the application is
     /// kept by a connection (C160).
     unheard: usize,
-    idle: Vec<(Instant, Resting)>,
+    idle: Vec<(Instant, K)>,
     /// A task is there that closes what is idle for too long.
     tended: bool,
     /// Since the last success.
@@ -213,7 +285,7 @@ pub enum Trouble {
     Exhausted(io::Error),
 }
 
-impl Backend {
+impl<K: Kept> Backend<K> {
     pub fn new(
         name: &'static str,
         addresses: Vec<Address>,
@@ -222,7 +294,14 @@ impl Backend {
     ) -> Arc<Self> {
         let host = |address| Host {
             address,
-            state: Mutex::default(),
+            state: Mutex::new(State {
+                outstanding: 0,
+                unheard: 0,
+                idle: Vec::new(),
+                tended: false,
+                failures: 0,
+                rest: None,
+            }),
         };
         Arc::new(Self {
             name,
@@ -242,7 +321,7 @@ impl Backend {
     /// A turn at the address with the fewest requests, none of those in
     /// `tried`. Waits, for as long as a connection may take, where all are at
     /// their limit.
-    pub async fn turn(self: &Arc<Self>, tried: &[usize]) -> Result<Turn, Trouble> {
+    pub async fn turn(self: &Arc<Self>, tried: &[usize]) -> Result<Turn<K>, Trouble> {
         let give_up = Instant::now() + self.options.connect;
         loop {
             let freed = self.freed.notified();
@@ -257,7 +336,7 @@ impl Backend {
         }
     }
 
-    fn choose(self: &Arc<Self>, tried: &[usize]) -> Result<Turn, Trouble> {
+    fn choose(self: &Arc<Self>, tried: &[usize]) -> Result<Turn<K>, Trouble> {
         let now = Instant::now();
         let mut best: Option<(usize, usize)> = None;
         let (mut busy, mut soonest) = (false, Duration::MAX);
@@ -296,7 +375,7 @@ impl Backend {
         }
     }
 
-    fn give(self: &Arc<Self>, at: usize, probe: bool) -> Turn {
+    fn give(self: &Arc<Self>, at: usize, probe: bool) -> Turn<K> {
         Turn {
             backend: Arc::clone(self),
             at,
@@ -306,8 +385,8 @@ impl Backend {
     }
 }
 
-impl Host {
-    fn lock(&self) -> MutexGuard<'_, State> {
+impl<K> Host<K> {
+    fn lock(&self) -> MutexGuard<'_, State<K>> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -322,8 +401,8 @@ fn set_probes(stream: &TcpStream) -> io::Result<()> {
 }
 
 /// A request's turn at an address. Counted there until it is dropped.
-pub struct Turn {
-    backend: Arc<Backend>,
+pub struct Turn<K: Kept> {
+    backend: Arc<Backend<K>>,
     at: usize,
     /// It tries whether the address is back.
     probe: bool,
@@ -331,7 +410,7 @@ pub struct Turn {
     unheard: bool,
 }
 
-impl Turn {
+impl<K: Kept> Turn<K> {
     /// Which address, as [`Backend::turn`] wants it.
     pub fn index(&self) -> usize {
         self.at
@@ -341,20 +420,28 @@ impl Turn {
         &self.host().address
     }
 
-    fn host(&self) -> &Host {
+    /// For a connection to be made.
+    pub fn patience(&self) -> Duration {
+        self.backend.options.connect
+    }
+
+    fn host(&self) -> &Host<K> {
         &self.backend.hosts[self.at]
     }
 
     /// A connection that was kept, if one is still good.
-    pub fn reuse(&mut self) -> Option<Stream> {
-        loop {
-            let (_, resting) = self.host().lock().idle.pop()?;
-            if resting.is_usable()
-                && let Ok(stream) = resting.wake()
-            {
-                return Some(stream);
+    pub fn reuse(&mut self) -> Option<K> {
+        let mut state = self.host().lock();
+        let mut at = state.idle.len();
+        while at > 0 {
+            at -= 1;
+            match state.idle[at].1.state() {
+                KeptState::Usable => return Some(state.idle.remove(at).1),
+                KeptState::NotHere => {}
+                KeptState::Closed => drop(state.idle.remove(at)),
             }
         }
+        None
     }
 
     /// Makes room for a new connection at the application, which may have a
@@ -482,7 +569,7 @@ impl Turn {
     /// Keeps the connection for the next request, unless somebody waits for
     /// the worker that it holds. Where the user has said how many connections
     /// there may be, each has a worker.
-    pub fn keep(mut self, stream: Stream) {
+    pub fn keep(mut self, connection: K) {
         self.heard();
         let Options {
             keep, connections, ..
@@ -490,19 +577,18 @@ impl Turn {
         if connections == usize::MAX && self.host().lock().unheard > 0 {
             return;
         }
-        let Ok(resting) = stream.rest() else { return };
         let mut state = self.host().lock();
         if state.idle.len() >= keep || state.rest.is_some() {
             return;
         }
-        state.idle.push((Instant::now(), resting));
+        state.idle.push((Instant::now(), connection));
         if !std::mem::replace(&mut state.tended, true) {
             tokio::spawn(tend(Arc::clone(&self.backend), self.at));
         }
     }
 }
 
-impl Drop for Turn {
+impl<K: Kept> Drop for Turn<K> {
     fn drop(&mut self) {
         self.heard();
         let mut state = self.host().lock();
@@ -519,7 +605,7 @@ impl Drop for Turn {
 }
 
 /// Closes what is idle for too long.
-async fn tend(backend: Arc<Backend>, at: usize) {
+async fn tend<K: Kept>(backend: Arc<Backend<K>>, at: usize) {
     // If the runtime ends, the next connection that is kept starts another.
     let _tended = Tended(&backend.hosts[at]);
     loop {
@@ -536,9 +622,9 @@ async fn tend(backend: Arc<Backend>, at: usize) {
     }
 }
 
-struct Tended<'a>(&'a Host);
+struct Tended<'a, K>(&'a Host<K>);
 
-impl Drop for Tended<'_> {
+impl<K> Drop for Tended<'_, K> {
     fn drop(&mut self) {
         self.0.lock().tended = false;
     }

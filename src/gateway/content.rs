@@ -30,47 +30,75 @@ pub struct Content {
 
 enum Rest {
     Nothing,
-    Arriving(Box<dyn Source>),
-    Spooled { file: File, offset: u64 },
+    Arriving {
+        source: Box<dyn Source>,
+        /// Bytes that may still come.
+        room: u64,
+    },
+    Spooled {
+        file: File,
+        offset: u64,
+    },
 }
 
 impl Content {
     /// Reads content of unknown length to its end first. `max_body` is in
     /// bytes (C70).
     pub async fn of(body: Body, max_body: u64) -> Result<Self, BodyError> {
-        let content = |length, kept: Option<Bytes>, rest| Self {
+        let Body::Stream(StreamBody {
+            length: None,
+            source,
+        }) = body
+        else {
+            return Self::as_it_comes(body, max_body);
+        };
+        Ok(match spool(source, max_body).await? {
+            Spooled::Memory(bytes) => {
+                Self::new(Some(bytes.len() as u64), Some(bytes), Rest::Nothing)
+            }
+            Spooled::File(file, length) => {
+                Self::new(Some(length), None, Rest::Spooled { file, offset: 0 })
+            }
+        })
+    }
+
+    /// For a protocol that can pass on content whose length it doesn't know.
+    pub fn as_it_comes(body: Body, max_body: u64) -> Result<Self, BodyError> {
+        if body.length().is_some_and(|length| length > max_body) {
+            return Err(BodyError::TooLarge);
+        }
+        Ok(match body {
+            Body::Empty => Self::new(None, None, Rest::Nothing),
+            Body::Bytes(bytes) => Self::new(Some(bytes.len() as u64), Some(bytes), Rest::Nothing),
+            Body::Stream(StreamBody { length, source }) => {
+                let room = length.unwrap_or(max_body);
+                Self::new(length, None, Rest::Arriving { source, room })
+            }
+            Body::File(_) | Body::Unframed(_) | Body::Tunnel(_) => {
+                unreachable!("no engine makes these from a request")
+            }
+        })
+    }
+
+    fn new(length: Option<u64>, kept: Option<Bytes>, rest: Rest) -> Self {
+        Self {
             length,
             kept: kept.into_iter().filter(|piece| !piece.is_empty()).collect(),
             kept_bytes: 0,
             forgotten: false,
             taken: 0,
             rest,
-        };
-        if body.length().is_some_and(|length| length > max_body) {
-            return Err(BodyError::TooLarge);
         }
-        Ok(match body {
-            Body::Empty => content(None, None, Rest::Nothing),
-            Body::Bytes(bytes) => content(Some(bytes.len() as u64), Some(bytes), Rest::Nothing),
-            Body::Stream(StreamBody {
-                length: Some(length),
-                source,
-            }) => content(Some(length), None, Rest::Arriving(source)),
-            Body::Stream(StreamBody {
-                length: None,
-                source,
-            }) => match spool(source, max_body).await? {
-                Spooled::Memory(bytes) => {
-                    content(Some(bytes.len() as u64), Some(bytes), Rest::Nothing)
-                }
-                Spooled::File(file, length) => {
-                    content(Some(length), None, Rest::Spooled { file, offset: 0 })
-                }
-            },
-            Body::File(_) | Body::Unframed(_) => {
-                unreachable!("no engine makes these from a request")
-            }
-        })
+    }
+
+    /// The request has content, be it empty.
+    pub fn is_there(&self) -> bool {
+        self.length.is_some() || matches!(self.rest, Rest::Arriving { .. })
+    }
+
+    /// Nothing of it has to be waited for.
+    pub fn is_at_hand(&self) -> bool {
+        matches!(self.rest, Rest::Nothing)
     }
 
     pub fn length(&self) -> Option<u64> {
@@ -80,7 +108,7 @@ impl Content {
     /// The client may send it now, so that 100 (Continue) can't come behind the
     /// answer.
     pub fn want(&mut self) {
-        if let Rest::Arriving(source) = &mut self.rest {
+        if let Rest::Arriving { source, .. } = &mut self.rest {
             source.want();
         }
     }
@@ -94,7 +122,7 @@ impl Content {
 
     /// Whether all of it was taken, as far as can be said without waiting.
     pub fn is_taken(&self) -> bool {
-        matches!(self.rest, Rest::Nothing) && self.taken == self.kept.len()
+        self.is_at_hand() && self.taken == self.kept.len()
     }
 
     /// The next piece, never empty. Dropping the future loses nothing.
@@ -104,12 +132,16 @@ impl Content {
         }
         match &mut self.rest {
             Rest::Nothing => None,
-            Rest::Arriving(source) => {
+            Rest::Arriving { source, room } => {
                 let Some(piece) = source.next().await else {
                     self.rest = Rest::Nothing;
                     return None;
                 };
                 if let Ok(piece) = &piece {
+                    let Some(left) = room.checked_sub(piece.len() as u64) else {
+                        return Some(Err(BodyError::TooLarge));
+                    };
+                    *room = left;
                     self.keep(piece);
                 }
                 Some(piece)

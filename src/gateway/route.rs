@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 
 use super::backend::Address;
 use super::script::{self, Found, Script, Scripts};
+use super::variables::host_name;
 use crate::error::{Fault, StartError};
 use crate::target::UrlPath;
 
@@ -41,6 +42,11 @@ pub struct Target {
     pub root: Option<PathBuf>,
     /// `SCRIPT_FILENAME` of a mount.
     pub script: Option<PathBuf>,
+    /// For HTTP: what the pattern's part of the path becomes; `None`: the path
+    /// stays as it is.
+    pub path: Option<UrlPath>,
+    /// For HTTP: the Host field, instead of the client's.
+    pub host: Option<String>,
     /// To an address at once; `None`: no limit.
     pub connections: Option<usize>,
     /// Idle connections that are kept for the next request, for each address.
@@ -49,18 +55,37 @@ pub struct Target {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Protocol {
+    /// The answer is that of a CGI script.
+    Cgi(Wire),
+    Http,
+    Https,
+}
+
+/// How the variables of a CGI script go to an application.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Wire {
     FastCgi,
     Scgi,
     /// The two modifiers of a uwsgi packet (C179).
     Uwsgi(u8, u8),
 }
 
-impl Protocol {
+impl Wire {
     pub fn name(self) -> &'static str {
         match self {
             Self::FastCgi => "fastcgi",
             Self::Scgi => "scgi",
             Self::Uwsgi(..) => "uwsgi",
+        }
+    }
+}
+
+impl Protocol {
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Cgi(wire) => wire.name(),
+            Self::Http => "http",
+            Self::Https => "https",
         }
     }
 }
@@ -177,13 +202,15 @@ impl Target {
         let wrong = |why: String, hint: &str| Err((why, hint.to_owned()));
         let (scheme, rest) = text.split_once(':').unwrap_or((text, ""));
         let protocol = match scheme {
-            "fastcgi" => Protocol::FastCgi,
-            "scgi" => Protocol::Scgi,
-            "uwsgi" => Protocol::Uwsgi(0, 0),
+            "fastcgi" => Protocol::Cgi(Wire::FastCgi),
+            "scgi" => Protocol::Cgi(Wire::Scgi),
+            "uwsgi" => Protocol::Cgi(Wire::Uwsgi(0, 0)),
+            "http" => Protocol::Http,
+            "https" => Protocol::Https,
             _ => {
                 return wrong(
                     format!("the protocol `{scheme}` is unknown"),
-                    "targets start with `fastcgi:`, `scgi:` or `uwsgi:`",
+                    "targets start with `fastcgi:`, `scgi:`, `uwsgi:`, `http:` or `https:`",
                 );
             }
         };
@@ -192,8 +219,15 @@ impl Target {
             addresses: Vec::new(),
             root: None,
             script: None,
+            path: None,
+            host: None,
             connections: None,
             keep: DEFAULT_KEEP,
+        };
+        let is_http = matches!(protocol, Protocol::Http | Protocol::Https);
+        let rest = match rest.strip_prefix("//") {
+            Some(rest) if is_http => rest,
+            _ => rest,
         };
         for item in rest.split(',') {
             match option(item) {
@@ -223,7 +257,18 @@ impl Target {
             ))
         };
         let number = || value.parse::<usize>().ok();
+        let is_http = matches!(self.protocol, Protocol::Http | Protocol::Https);
         match name {
+            "path" | "host" if !is_http => return bad("it is for `http:` and `https:` only"),
+            "root" | "script" if is_http => return bad("it is not for `http:` and `https:`"),
+            "path" => match UrlPath::parse(value.as_bytes()) {
+                Ok(path) => self.path = Some(path),
+                Err(_) => return bad("give a URL path, such as `/` or `/api/`"),
+            },
+            "host" => match host_name(value.as_bytes()) {
+                Some(name) if !name.is_empty() => self.host = Some(value.to_owned()),
+                _ => return bad("give a name, with a port if it needs one"),
+            },
             "root" | "script" if !value.starts_with('/') => {
                 return bad("give the path as the application sees it, from `/` on");
             }
@@ -240,7 +285,8 @@ impl Target {
                 }
             },
             "modifier1" | "modifier2" => {
-                let (Protocol::Uwsgi(one, two), Ok(number)) = (&mut self.protocol, value.parse())
+                let (Protocol::Cgi(Wire::Uwsgi(one, two)), Ok(number)) =
+                    (&mut self.protocol, value.parse())
                 else {
                     return bad("modifiers are numbers from 0 to 255, for `uwsgi:` only");
                 };
@@ -249,7 +295,8 @@ impl Target {
             _ => {
                 return Err((
                     format!("the option `{name}` is unknown"),
-                    "there are root, script, connections, keep, modifier1 and modifier2".into(),
+                    "there are connections, keep, root, script, path, host, modifier1 and modifier2"
+                        .into(),
                 ));
             }
         }
@@ -365,7 +412,7 @@ mod tests {
             route.pattern,
             Pattern::Mount(UrlPath::parse(b"/app/").unwrap())
         );
-        assert_eq!(route.target.protocol, Protocol::Uwsgi(5, 0));
+        assert_eq!(route.target.protocol, Protocol::Cgi(Wire::Uwsgi(5, 0)));
         let addresses: Vec<String> = route
             .target
             .addresses

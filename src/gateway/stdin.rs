@@ -81,7 +81,7 @@ impl Stdin {
                     feed: None,
                 }),
             },
-            Body::File(_) | Body::Unframed(_) => {
+            Body::File(_) | Body::Unframed(_) | Body::Tunnel(_) => {
                 unreachable!("no engine makes these from a request")
             }
         }

@@ -299,7 +299,7 @@ fn a_client_that_breaks_off_its_content_is_no_fault_of_the_application_c71() {
         .start();
     let fds = server.fds_at_rest();
     let mut client = server.connect();
-    client.send("POST /app HTTP/1.1\r\nHost: x\r\nContent-Length: 10\r\n\r\nabc");
+    client.send("POST /app HTTP/1.1\r\nHost: x\r\nContent-Length: 2000\r\n\r\nabc");
     client.half_close();
     assert_eq!(client.response().status, 400);
     drop(client);

@@ -36,7 +36,8 @@ use crate::engine::patience::Patience;
 use crate::engine::tcp;
 use crate::engine::wire::{self, Asked, Delivered, Unsent, Wire};
 use crate::error::Fault;
-use crate::message::{self, Body, FileBody, Interim, RequestTarget, Response};
+use crate::log::Sent;
+use crate::message::{self, Body, CanSwitch, FileBody, Interim, RequestTarget, Response, Tunnel};
 
 /// Content that nobody wanted is read up to this, to keep the connection (C68).
 const DRAIN_BYTES: u64 = 256 << 10;
@@ -343,6 +344,7 @@ impl Connection {
             Ok(framing) => {
                 if version == Version::HTTP_11 {
                     request.extensions_mut().insert(Interim(interim));
+                    request.extensions_mut().insert(CanSwitch);
                 }
                 let expects = version == Version::HTTP_11 && request.headers().contains_key(EXPECT);
                 let body = self.body(framing, expects);
@@ -355,9 +357,57 @@ impl Connection {
             }
         };
         match response {
+            Some(response) if matches!(response.body(), Body::Tunnel(_)) => {
+                Box::pin(self.switch(response)).await
+            }
             Some(response) => self.deliver(&mut asked, response).await,
             None => After::Cut,
         }
+    }
+
+    /// The connection leaves HTTP: bytes go both ways until one side ends it.
+    async fn switch(&self, mut response: Response) -> After {
+        let head = framing::switching_head(&response);
+        let sent = response.extensions_mut().remove::<Sent>();
+        let Body::Tunnel(tunnel) = std::mem::take(response.body_mut()) else {
+            return After::Cut;
+        };
+        let Tunnel { mut source, sink } = tunnel;
+        let stall = self.shared.limits.write;
+        let mut bytes = 0;
+        let down = async {
+            wire::send(&*self.out, &[&head], stall).await?;
+            while let Some(Ok(piece)) = source.next().await {
+                wire::send(&*self.out, &[&piece], stall).await?;
+                bytes += piece.len() as u64;
+            }
+            Ok::<(), io::Error>(())
+        };
+        let up = async {
+            loop {
+                let piece = self.inbound.with_buffer(|buffer| buffer.split().freeze());
+                if !piece.is_empty() && sink.send(piece).await.is_err() {
+                    break;
+                }
+                match self.inbound.fill().await {
+                    Ok(1..) => {}
+                    Ok(_) => break,
+                    // A reset: nobody is there any more.
+                    Err(_) => return,
+                }
+            }
+            // It may still listen.
+            drop(sink);
+            tcp::gone(&*self.out, false).await;
+        };
+        let complete = tokio::select! {
+            ended = down => ended.is_ok(),
+            () = up => false,
+        };
+        if let Some(sent) = sent {
+            sent.finish(bytes, complete);
+        }
+        if complete { After::Close } else { After::Cut }
     }
 
     fn body(&self, framing: Framing, expects: bool) -> Body {

@@ -1,0 +1,269 @@
+//! A request that fails at one address: what the client is told of it, and
+//! whether another address is asked (C159). Common to all protocols.
+
+use std::io;
+use std::sync::Arc;
+
+use http::StatusCode;
+use http::request::Parts;
+
+use super::backend::{Backend, Kept, Trouble, Turn};
+use crate::error::{Area, Diagnosis, Fault};
+use crate::log::Log;
+use crate::message::BodyError;
+
+/// Seconds, in Retry-After where nothing better is known.
+pub const RETRY_AFTER: u32 = 2;
+
+/// Who is asked for what; the beginning of what the log says.
+#[derive(Clone, Copy)]
+pub struct Party<'a> {
+    /// The protocol.
+    pub name: &'static str,
+    /// The request, as the URL names it.
+    pub subject: &'a str,
+    pub log: &'a Log,
+}
+
+impl Party<'_> {
+    pub fn note(&self, text: &str) {
+        self.log.gateway_note(self.name, self.subject, text);
+    }
+
+    pub fn diagnosis(&self, reason: &'static str, fault: String) -> Diagnosis {
+        Diagnosis {
+            area: Area::Gateway(self.name),
+            reason,
+            subject: self.subject.to_owned(),
+            fault,
+            ..Diagnosis::default()
+        }
+    }
+
+    /// The request's content could not be read to its end.
+    pub fn content_fault(&self, error: &BodyError) -> Fault {
+        let (status, what) = content_trouble(error);
+        let diagnosis = self.diagnosis("content", what);
+        Fault::new(status).because(diagnosis).closing()
+    }
+
+    fn no_turn(&self, trouble: &Trouble) -> Fault {
+        let (seconds, reason, what) = match trouble {
+            Trouble::Resting(pause) => (
+                u32::try_from(pause.as_secs()).unwrap_or(RETRY_AFTER) + 1,
+                "all-rest",
+                "each of its addresses has failed a moment ago",
+            ),
+            _ => (
+                RETRY_AFTER,
+                "no-connection",
+                "all connections that `connections=` allows are in use",
+            ),
+        };
+        Fault::unavailable(seconds).because(self.diagnosis(reason, what.into()))
+    }
+}
+
+/// The addresses that one request is tried at.
+pub struct Rounds<'a> {
+    party: Party<'a>,
+    /// It may be run twice (RFC 9110 §9.2.2).
+    idempotent: bool,
+    tried: Vec<usize>,
+}
+
+impl<'a> Rounds<'a> {
+    pub fn new(party: Party<'a>, head: &Parts) -> Self {
+        Self {
+            party,
+            idempotent: head.method.is_idempotent(),
+            tried: Vec::new(),
+        }
+    }
+
+    /// A turn at an address that was not tried yet.
+    pub async fn turn<K: Kept>(&self, backend: &Arc<Backend<K>>) -> Result<Turn<K>, Fault> {
+        let turn = backend.turn(&self.tried).await;
+        turn.map_err(|trouble| self.party.no_turn(&trouble))
+    }
+
+    /// Whether another connection may be tried, of `size` addresses, after the
+    /// one at `index` has failed.
+    pub fn go_on(&mut self, failed: &Failed, index: usize, size: usize) -> bool {
+        if !failed.stale {
+            self.tried.push(index);
+        }
+        let harmless = match failed.progress {
+            Progress::NotSent | Progress::Rejected => true,
+            Progress::Sent => self.idempotent,
+            Progress::Answered => false,
+        };
+        harmless && self.tried.len() < size
+    }
+
+    /// The log tells of each address that gave no answer.
+    pub fn note(&self, failed: &Failed, address: &str) {
+        if !failed.stale {
+            let text = format!("{address}: {}; another address is asked", failed.what);
+            self.party.note(&text);
+        }
+    }
+}
+
+/// How far a request had come when it failed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Progress {
+    /// The application can't have seen all of its head.
+    NotSent,
+    /// It may have been run.
+    Sent,
+    /// The application has said that it does not run it.
+    Rejected,
+    /// Something had come back.
+    Answered,
+}
+
+/// Why an address gave no answer.
+pub struct Failed {
+    pub status: StatusCode,
+    /// A stable word for the log.
+    pub reason: &'static str,
+    pub what: String,
+    pub hint: Option<String>,
+    pub progress: Progress,
+    /// On a connection that was kept: a new one may do.
+    pub stale: bool,
+    pub retry_after: Option<u32>,
+    /// The request itself is to blame.
+    pub close: bool,
+}
+
+impl Failed {
+    pub fn new(status: StatusCode, reason: &'static str, what: impl Into<String>) -> Self {
+        Self {
+            status,
+            reason,
+            what: what.into(),
+            hint: None,
+            progress: Progress::Answered,
+            stale: false,
+            retry_after: None,
+            close: false,
+        }
+    }
+
+    pub fn bad_gateway(reason: &'static str, what: impl Into<String>) -> Self {
+        Self::new(StatusCode::BAD_GATEWAY, reason, what)
+    }
+
+    /// No connection could be made (C162). The address rests for it.
+    pub fn to_connect<K: Kept>(turn: &mut Turn<K>, trouble: &Trouble) -> Self {
+        let failed = match trouble {
+            Trouble::Refused(error) => Self {
+                hint: Some("start the application, or check the address".into()),
+                ..Self::bad_gateway("connect", format!("no connection: {}", plain(error)))
+            },
+            Trouble::Late => Self::new(
+                StatusCode::GATEWAY_TIMEOUT,
+                "connect-timeout",
+                "no connection in time",
+            ),
+            Trouble::Exhausted(error) => Self {
+                retry_after: Some(RETRY_AFTER),
+                ..Self::bad_gateway("out-of-resources", plain(error))
+            },
+            Trouble::Full | Trouble::Busy | Trouble::Resting(_) => Self {
+                retry_after: Some(RETRY_AFTER),
+                ..Self::bad_gateway("queue-full", "its queue of connections is full")
+            },
+        };
+        if !matches!(trouble, Trouble::Exhausted(_)) {
+            turn.unreachable(&failed.what);
+        }
+        Self {
+            progress: Progress::NotSent,
+            ..failed
+        }
+    }
+
+    /// No header in time.
+    pub fn late(seconds: f32) -> Self {
+        Self {
+            hint: Some("let it answer earlier, or raise `--route-timeout`".into()),
+            ..Self::new(
+                StatusCode::GATEWAY_TIMEOUT,
+                "timeout",
+                format!("no complete header for {seconds} s"),
+            )
+        }
+    }
+
+    /// The connection ended.
+    pub fn closed(error: Option<&io::Error>) -> Self {
+        match error {
+            None => Self::bad_gateway("closed", "it closed the connection before its answer"),
+            Some(error) if error.kind() == io::ErrorKind::TimedOut => Self::new(
+                StatusCode::GATEWAY_TIMEOUT,
+                "unreachable",
+                "its machine doesn't acknowledge what is sent",
+            ),
+            Some(error) => Self::bad_gateway(
+                "closed",
+                format!("the connection broke before its answer: {}", plain(error)),
+            ),
+        }
+    }
+
+    /// The request's content ended before its end (C71).
+    pub fn of_content(error: &BodyError) -> Self {
+        let (status, what) = content_trouble(error);
+        Self {
+            close: true,
+            ..Self::new(status, "content", what)
+        }
+    }
+
+    /// Tells the address what it is to blame for.
+    pub fn blame<K: Kept>(&self, turn: &mut Turn<K>) {
+        if self.reason == "unreachable" {
+            turn.unreachable(&self.what);
+        } else if !self.stale && !self.close && self.progress != Progress::Rejected {
+            turn.misbehaved(&self.what);
+        }
+    }
+
+    pub fn fault(self, party: &Party<'_>, address: &str) -> Fault {
+        let mut fault = match self.retry_after {
+            Some(seconds) => Fault::unavailable(seconds),
+            None => Fault::new(self.status),
+        };
+        fault.close = self.close;
+        let text = format!("{address}: {}", self.what);
+        fault.because(Diagnosis {
+            hint: self.hint,
+            ..party.diagnosis(self.reason, text)
+        })
+    }
+}
+
+/// The status for content that could not be read to its end, and what to say.
+fn content_trouble(error: &BodyError) -> (StatusCode, String) {
+    let status = match error {
+        BodyError::TooLarge => StatusCode::PAYLOAD_TOO_LARGE,
+        BodyError::TimedOut => StatusCode::REQUEST_TIMEOUT,
+        BodyError::Closed | BodyError::Malformed | BodyError::Truncated => StatusCode::BAD_REQUEST,
+        // Spooling failed: no room, no descriptor.
+        BodyError::Io(_) => StatusCode::INSUFFICIENT_STORAGE,
+    };
+    (
+        status,
+        format!("the request's content could not be used: {error}"),
+    )
+}
+
+/// `connection refused`, without the number that the library adds.
+pub fn plain(error: &io::Error) -> String {
+    let text = error.to_string();
+    let end = text.find(" (os error").unwrap_or(text.len());
+    text[..end].to_lowercase()
+}

@@ -1,0 +1,45 @@
+//! What answers for a route, whichever protocol it speaks.
+
+use std::time::Duration;
+
+use super::application::{Application, Options};
+use super::cgi::Outcome;
+use super::proxy::Proxy;
+use super::route::{Protocol, Target};
+use super::variables::Facts;
+use crate::error::{Fault, StartError};
+use crate::log::Log;
+use crate::message::Body;
+
+pub enum Upstream {
+    /// It answers as a CGI script does.
+    Application(Application),
+    /// It speaks HTTP itself.
+    Proxy(Proxy),
+}
+
+impl Upstream {
+    /// `connect` is the time for a connection to be made.
+    pub fn new(
+        target: Target,
+        connect: Duration,
+        options: Options,
+        log: Log,
+    ) -> Result<Self, StartError> {
+        Ok(match target.protocol {
+            Protocol::Http | Protocol::Https => {
+                Self::Proxy(Proxy::new(target, connect, options, log)?)
+            }
+            Protocol::Cgi(wire) => {
+                Self::Application(Application::new(wire, target, connect, options, log))
+            }
+        })
+    }
+
+    pub async fn run(&self, facts: Facts<'_>, body: Body) -> Result<Outcome, Fault> {
+        match self {
+            Self::Application(application) => application.run(facts, body).await,
+            Self::Proxy(proxy) => proxy.run(facts, body).await,
+        }
+    }
+}
