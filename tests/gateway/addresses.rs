@@ -1,11 +1,12 @@
 //! Several addresses of one application: balancing, rest, another try.
 
 use std::io::Write;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Barrier, Condvar, Mutex};
 use std::thread;
 
-use super::peers::{Fake, end, nobody, read_request, stdout};
-use crate::support::{Server, eventually};
+use super::peers::{Fake, end, nobody, read_request, scgi_server, stdout};
+use crate::support::{Server, eventually, needs};
 
 fn named(name: &str) -> Fake {
     Fake::responder(format!("Content-Type: a/b\n\n{name}"))
@@ -227,4 +228,36 @@ fn no_more_connections_are_made_than_allowed_c160() {
     assert!(most.lock().expect("nobody panics").1 <= 2);
     // They are used again, not made anew.
     assert!(fake.accepted() <= 4, "{} connections", fake.accepted());
+}
+
+#[test]
+fn an_application_that_is_killed_under_load_costs_no_request_that_can_be_repeated() {
+    if !needs("python3") {
+        return;
+    }
+    let (stays, goes) = (scgi_server(), scgi_server());
+    let server = Server::new()
+        .args([
+            "--route",
+            &format!("/app=scgi:{},{}", goes.address(), stays.address()),
+        ])
+        .start();
+    let fds = server.fds_at_rest();
+    let done = AtomicUsize::new(0);
+    let goes = Mutex::new(Some(goes));
+    thread::scope(|scope| {
+        for _ in 0..4 {
+            scope.spawn(|| {
+                for _ in 0..100 {
+                    let answer = server.get("/app/x");
+                    assert_eq!((answer.status, answer.complete), (201, true), "{answer}");
+                    if done.fetch_add(1, Ordering::SeqCst) == 100 {
+                        drop(goes.lock().expect("nobody panics").take());
+                    }
+                }
+            });
+        }
+    });
+    server.wait_for_log("it gets no requests for");
+    server.settles_to(fds);
 }
