@@ -208,10 +208,8 @@ impl RouteConfig {
         let routes = cli.route.iter().map(|text| Route::parse(text));
         let routes: Vec<Route> = routes.collect::<Result<_, _>>()?;
         for (at, route) in routes.iter().enumerate() {
-            if routes[..at]
-                .iter()
-                .any(|other| other.pattern == route.pattern)
-            {
+            let same = |other: &Route| other.pattern == route.pattern && other.role == route.role;
+            if routes[..at].iter().any(same) {
                 let message = format!("--route: two for the pattern of `{}`", cli.route[at]);
                 return Err(StartError::usage(message)
                     .hint("several addresses of one application are parted by commas"));

@@ -4,6 +4,7 @@
 use std::ffi::OsString;
 use std::io::{IsTerminal, Write};
 use std::net::{IpAddr, SocketAddr};
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -16,10 +17,10 @@ use crate::engine::listener::{self, Bound};
 use crate::engine::{self, Limits, http1, tiny};
 use crate::error::{ExitCode, StartError};
 use crate::files::{self, Codings, Files};
-use crate::gateway::application;
+use crate::gateway::application::{self, Application};
 use crate::gateway::cgi::{self, Cgi};
 use crate::gateway::process::Processes;
-use crate::gateway::route::Routes;
+use crate::gateway::route::{Pattern, Role, Routes, Target, Wire};
 use crate::gateway::script::{self, Scripts};
 use crate::gateway::spawn::close_inherited;
 use crate::gateway::upstream::Upstream;
@@ -27,7 +28,7 @@ use crate::gateway::variables::{Environment, EnvironmentOptions};
 use crate::gateway::warm::{self, Warm};
 use crate::log::Log;
 use crate::os;
-use crate::service::{ScriptHost, SendRoot, Service, Site};
+use crate::service::{Authorizer, ScriptHost, SendRoot, Service, Site};
 
 /// Runs the server until a signal stops it.
 pub fn run(config: Config) -> Result<ExitCode, StartError> {
@@ -102,35 +103,18 @@ fn service(
     log: &Log,
 ) -> Result<Service, StartError> {
     let scripts = &config.scripts;
-    let file_options = |withheld: bool, codings| files::Options {
-        follow_links: config.follow_links,
-        hidden: config.hidden,
-        withheld: if withheld {
-            let routed = config.routes.routes.iter();
-            let routed = routed.filter_map(|route| route.pattern.folder());
-            routed.chain(scripts.dirs.iter().map(Into::into)).collect()
-        } else {
-            Vec::new()
-        },
-        withheld_extensions: if withheld {
-            let routed = config.routes.routes.iter();
-            let routed = routed.filter_map(|route| route.pattern.ending());
-            routed.chain(scripts.extensions.iter().cloned()).collect()
-        } else {
-            Vec::new()
-        },
-        codings,
-    };
-    let open = |root: &std::path::Path, withheld, codings| {
-        Files::new(root, file_options(withheld, codings)).map_err(|error| {
-            StartError::failed(format!("cannot serve {}: {error}", root.display()))
-                .hint("choose a folder that you may read")
-        })
-    };
     let sendfile = match &scripts.sendfile {
         Some(root) => Some(SendRoot {
             // What a script answers with is never coded (C118).
-            files: open(root, false, Codings::None)?,
+            files: open(
+                root,
+                files::Options {
+                    follow_links: config.follow_links,
+                    hidden: config.hidden,
+                    codings: Codings::None,
+                    ..files::Options::default()
+                },
+            )?,
             root: root.clone(),
         }),
         None => None,
@@ -154,7 +138,7 @@ fn service(
         refused,
     });
     Ok(Service {
-        files: open(&config.root, true, config.codings)?,
+        files: open(&config.root, file_options(config, None))?,
         site: Site {
             root: config.root.clone(),
             server_name: config.server_name.clone(),
@@ -163,19 +147,79 @@ fn service(
         },
         scripts: host,
         routes: routes(config, log)?,
+        authorizers: authorizers(config, log)?,
         log: log.clone(),
     })
 }
 
-fn routes(config: &Config, log: &Log) -> Result<Routes<Upstream>, StartError> {
-    let options = application::Options {
+fn open(root: &Path, options: files::Options) -> Result<Files, StartError> {
+    Files::new(root, options).map_err(|error| {
+        StartError::failed(format!("cannot serve {}: {error}", root.display()))
+            .hint("choose a folder that you may read")
+    })
+}
+
+/// What is sent as files: not what belongs to scripts and applications, nor what
+/// an authorizer protects, other than the one that has let the request in.
+fn file_options(config: &Config, let_in: Option<&Pattern>) -> files::Options {
+    let scripts = &config.scripts;
+    let inside = let_in.and_then(Pattern::folder);
+    let is_inside = |folder: &PathBuf| {
+        let inside = inside.as_ref();
+        inside.is_some_and(|inside| inside.starts_with(folder))
+    };
+    let routes = || config.routes.routes.iter();
+    let folders = routes().filter_map(|route| {
+        let folder = route.pattern.folder()?;
+        let open = route.role == Role::Authorizer && is_inside(&folder);
+        (!open).then_some(folder)
+    });
+    let endings = routes().filter_map(|route| route.pattern.ending());
+    files::Options {
+        follow_links: config.follow_links,
+        hidden: config.hidden,
+        withheld: folders.chain(scripts.dirs.iter().map(Into::into)).collect(),
+        withheld_extensions: endings.chain(scripts.extensions.iter().cloned()).collect(),
+        codings: config.codings,
+    }
+}
+
+fn application_options(config: &Config) -> application::Options {
+    application::Options {
         answer: config.routes.answer,
         pause: config.routes.pause,
         max_body: config.scripts.max_body,
         sendfile: config.scripts.sendfile.is_some(),
-    };
+    }
+}
+
+fn authorizers(config: &Config, log: &Log) -> Result<Routes<Authorizer>, StartError> {
+    let options = application_options(config);
+    let routes = config.routes.routes.iter();
+    let routes = routes.filter(|route| route.role == Role::Authorizer);
+    let routes = routes.map(|route| {
+        // It is asked for one thing on a connection: nothing is kept.
+        let target = Target {
+            keep: 0,
+            ..route.target.clone()
+        };
+        let connect = config.routes.connect;
+        let authorizer = Authorizer {
+            application: Application::new(Wire::FastCgi, target, connect, options, log.clone()),
+            files: open(&config.root, file_options(config, Some(&route.pattern)))?,
+        };
+        Ok((route.clone(), authorizer))
+    });
+    let routes: Vec<_> = routes.collect::<Result<_, _>>()?;
+    Ok(Routes::new(&config.root, routes))
+}
+
+fn routes(config: &Config, log: &Log) -> Result<Routes<Upstream>, StartError> {
+    let options = application_options(config);
     let connect = config.routes.connect;
-    let routes = config.routes.routes.iter().map(|route| {
+    let routes = config.routes.routes.iter();
+    let routes = routes.filter(|route| route.role == Role::Responder);
+    let routes = routes.map(|route| {
         let target = route.target.clone();
         let upstream = Upstream::new(target, connect, options, log.clone())?;
         Ok((route.clone(), upstream))

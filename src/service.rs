@@ -15,11 +15,12 @@ use http::{Method, StatusCode};
 use crate::error::{Diagnosis, Fault};
 use crate::error_page;
 use crate::files::{self, Files};
+use crate::gateway::application::{Application, Verdict};
 use crate::gateway::cgi::{Cgi, Outcome};
 use crate::gateway::route::Routes;
 use crate::gateway::script::{Found, Script, Scripts};
 use crate::gateway::upstream::Upstream;
-use crate::gateway::variables::{self, Facts, Redirected};
+use crate::gateway::variables::{self, Facts, Redirected, Variable};
 use crate::log::{Asked, Entry, Line, Log, Sent};
 use crate::message::{Body, Connection, Glance, Ran, Ready, Request, RequestTarget, Response};
 use crate::target::{Target, UrlPath};
@@ -34,7 +35,15 @@ pub struct Service {
     /// `None`: no scripts (`--no-cgi`).
     pub scripts: Option<ScriptHost>,
     pub routes: Routes<Upstream>,
+    pub authorizers: Routes<Authorizer>,
     pub log: Log,
+}
+
+/// Who says whether a request below its pattern may go on.
+pub struct Authorizer {
+    pub application: Application,
+    /// With what it protects, which is withheld from the others.
+    pub files: Files,
 }
 
 /// Everything it takes to run scripts.
@@ -70,6 +79,15 @@ enum Whose<'a> {
     Upstream(&'a Upstream, Script),
     /// Nobody yet: it lacks its slash.
     Moved(String),
+}
+
+/// Whether a request may go on.
+enum LetIn<'a> {
+    /// Nobody is asked.
+    Everybody,
+    /// To these files, or to a program that is told these variables.
+    Granted(&'a Files, Vec<Variable>),
+    Refused(Response),
 }
 
 /// Where a request stands among its local redirects.
@@ -159,7 +177,7 @@ impl Service {
         if let Some(authority) = &original.authority {
             check_authority(authority)?;
         }
-        if self.scripts.is_none() && self.routes.is_empty() {
+        if self.scripts.is_none() && self.routes.is_empty() && self.authorizers.is_empty() {
             return self.files.respond(head, &original).await;
         }
         self.answer_step_by_step(head, original, body).await
@@ -186,6 +204,29 @@ impl Service {
         }
     }
 
+    /// Asks the authorizer of a path, if it has one.
+    async fn let_in(
+        &self,
+        head: &Parts,
+        step: &Step,
+        original: &Target,
+    ) -> Result<LetIn<'_>, Fault> {
+        let Some((authorizer, found)) = self.authorizers.find(&step.target.path) else {
+            return Ok(LetIn::Everybody);
+        };
+        let script = match found? {
+            Found::Script(script) => script,
+            Found::Redirect(location) => {
+                return Ok(LetIn::Refused(moved(&location, &step.target.query)));
+            }
+        };
+        let facts = self.site.facts(head, step, original, &script);
+        Ok(match authorizer.application.authorize(facts).await? {
+            Verdict::Granted(variables) => LetIn::Granted(&authorizer.files, variables),
+            Verdict::Refused(response) => LetIn::Refused(response),
+        })
+    }
+
     /// A program may answer with a local redirect: the next step.
     async fn answer_step_by_step(
         &self,
@@ -203,16 +244,28 @@ impl Service {
         let mut place = None;
         for _ in 0..=MAX_LOCAL_REDIRECTS {
             let body = std::mem::take(&mut body);
+            let let_in = if self.authorizers.is_empty() {
+                LetIn::Everybody
+            } else {
+                Box::pin(self.let_in(head, &step, &original)).await?
+            };
+            let (files, granted) = match let_in {
+                LetIn::Everybody => (&self.files, Vec::new()),
+                LetIn::Granted(files, granted) => (files, granted),
+                LetIn::Refused(response) => return Ok(response),
+            };
             let (outcome, script) = match self.whose(&step.target.path)? {
-                Whose::Files => return self.files.respond(head, &step.target).await,
+                Whose::Files => return files.respond(head, &step.target).await,
                 Whose::Moved(location) => return Ok(moved(&location, &step.target.query)),
                 Whose::Script(host, script) => {
                     let facts = self.site.facts(head, &step, &original, &script);
+                    let facts = facts.granted(&granted);
                     let run = Box::pin(host.cgi.run(facts, body, place.take()));
                     (run.await?, script)
                 }
                 Whose::Upstream(upstream, script) => {
                     let facts = self.site.facts(head, &step, &original, &script);
+                    let facts = facts.granted(&granted);
                     (Box::pin(upstream.run(facts, body)).await?, script)
                 }
             };
@@ -321,6 +374,7 @@ impl Site {
             content_length: None,
             pass_authorization: self.pass_authorization,
             redirected: step.redirected.as_ref(),
+            granted: &[],
         }
     }
 

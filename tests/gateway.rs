@@ -2,6 +2,7 @@
 //! works, fake ones for what a peer can do wrong.
 
 mod addresses;
+mod authorizer;
 mod fastcgi;
 mod misbehaviour;
 mod peers;

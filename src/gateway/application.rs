@@ -15,7 +15,7 @@ use std::time::Duration;
 use bytes::{Buf, Bytes, BytesMut};
 use http::header::{CONNECTION, CONTENT_TYPE, HeaderValue};
 use http::request::Parts;
-use http::{Method, StatusCode};
+use http::{HeaderMap, Method, StatusCode};
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep, sleep_until, timeout};
@@ -24,7 +24,7 @@ use super::attempt::{Failed, Party, Progress, RETRY_AFTER, Rounds, plain};
 use super::backend::{self, Backend, Resting, Stream, Turn};
 use super::cgi::{self, Nothing, Outcome};
 use super::content::Content;
-use super::fastcgi::{self, Event, ProtocolStatus, Records};
+use super::fastcgi::{self, Event, ProtocolStatus, Records, Role};
 use super::reply::{Block, HeadReader, Invalid, Kind, Reply};
 use super::route::{Target, Wire};
 use super::unchunk::Unchunk;
@@ -119,19 +119,82 @@ impl Application {
             (facts.script, facts.root) = (&elsewhere, root);
         }
         let head = shared.head(&facts, &content)?;
-        let mut rounds = Rounds::new(shared.party(subject), facts.head);
+        let answered = shared.ask_around(facts, &head, &mut content).await?;
+        let (mut exchange, answer, sending) = answered;
+        exchange.go_on_sending(sending, content);
+        exchange.decide(facts.head, answer).await
+    }
+
+    /// Asks an authorizer whether the request of `facts` may go on (§6.3 of the
+    /// specification, C151). It is not given the content.
+    pub async fn authorize(&self, facts: Facts<'_>) -> Result<Verdict, Fault> {
+        let shared = &self.shared;
+        let mut list = variables::variables(&facts);
+        list.retain(|(name, _)| !NOT_FOR_AUTHORIZERS.contains(&&name[..]));
+        let head = fastcgi::head(&list, Role::Authorizer, false);
+        let mut content = Content::none();
+        let answered = shared.ask_around(facts, &head, &mut content).await?;
+        let (exchange, answer, _) = answered;
+        let Answer { reply, .. } = &answer;
+        if reply.status == StatusCode::OK && reply.kind == Kind::Document {
+            return Ok(Verdict::Granted(granted(&reply.headers)));
+        }
+        // Whatever it is, the client gets it as it is.
+        let Answer { reply, rest } = answer;
+        let response = exchange.document(facts.head, reply, rest);
+        Ok(Verdict::Refused(response))
+    }
+}
+
+/// What an authorizer says.
+pub enum Verdict {
+    /// Variables for whoever answers.
+    Granted(Vec<Variable>),
+    /// What the client gets instead.
+    Refused(Response),
+}
+
+/// They belong to the answer, which is not an authorizer's to give.
+const NOT_FOR_AUTHORIZERS: [&str; 4] = [
+    "CONTENT_LENGTH",
+    "PATH_INFO",
+    "PATH_TRANSLATED",
+    "SCRIPT_NAME",
+];
+
+/// From fields such as `Variable-REMOTE_USER`.
+fn granted(headers: &HeaderMap) -> Vec<Variable> {
+    let variables = headers.iter().filter_map(|(name, value)| {
+        let name = name.as_str().strip_prefix("variable-")?;
+        let plain = |b: u8| b.is_ascii_alphanumeric() || b == b'_';
+        (!name.is_empty() && name.bytes().all(plain)).then(|| {
+            let name = name.to_ascii_uppercase();
+            (name.into(), value.as_bytes().to_vec())
+        })
+    });
+    variables.collect()
+}
+
+impl Shared {
+    /// Asks one address after the other until one answers.
+    async fn ask_around(
+        self: &Arc<Self>,
+        facts: Facts<'_>,
+        head: &[u8],
+        content: &mut Content,
+    ) -> Result<(Exchange, Answer, Sending), Fault> {
+        let shared = self;
+        let party = shared.party(&facts.script.subject);
+        let mut rounds = Rounds::new(party, facts.head.method.is_idempotent());
         loop {
             let turn = rounds.turn(&shared.backend).await?;
             let (index, address) = (turn.index(), turn.address().to_string());
-            let failed = match shared.ask(turn, facts, &head, &mut content).await {
-                Ok((mut exchange, answer, sending)) => {
-                    exchange.go_on_sending(sending, content);
-                    return exchange.decide(facts.head, answer).await;
-                }
+            let failed = match shared.ask(turn, facts, head, content).await {
+                Ok(answered) => return Ok(answered),
                 Err(failed) => failed,
             };
             if !rounds.go_on(&failed, index, shared.backend.size()) || !content.rewind() {
-                return Err(failed.fault(&shared.party(subject), &address));
+                return Err(failed.fault(&party, &address));
             }
             rounds.note(&failed, &address);
         }
@@ -151,7 +214,7 @@ impl Shared {
     fn head(&self, facts: &Facts<'_>, content: &Content) -> Result<BytesMut, Fault> {
         let list: Vec<Variable> = variables::variables(facts);
         match self.protocol {
-            Wire::FastCgi => Ok(fastcgi::head(&list, self.keep)),
+            Wire::FastCgi => Ok(fastcgi::head(&list, Role::Responder, self.keep)),
             Wire::Scgi => Ok(scgi::head(&list, content.length().unwrap_or(0))),
             Wire::Uwsgi(one, two) => uwsgi::head(&list, (one, two)).ok_or_else(|| {
                 let fault = format!(

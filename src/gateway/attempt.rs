@@ -5,7 +5,6 @@ use std::io;
 use std::sync::Arc;
 
 use http::StatusCode;
-use http::request::Parts;
 
 use super::backend::{Backend, Kept, Trouble, Turn};
 use crate::error::{Area, Diagnosis, Fault};
@@ -73,10 +72,10 @@ pub struct Rounds<'a> {
 }
 
 impl<'a> Rounds<'a> {
-    pub fn new(party: Party<'a>, head: &Parts) -> Self {
+    pub fn new(party: Party<'a>, idempotent: bool) -> Self {
         Self {
             party,
-            idempotent: head.method.is_idempotent(),
+            idempotent,
             tried: Vec::new(),
         }
     }

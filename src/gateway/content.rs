@@ -68,7 +68,7 @@ impl Content {
             return Err(BodyError::TooLarge);
         }
         Ok(match body {
-            Body::Empty => Self::new(None, None, Rest::Nothing),
+            Body::Empty => Self::none(),
             Body::Bytes(bytes) => Self::new(Some(bytes.len() as u64), Some(bytes), Rest::Nothing),
             Body::Stream(StreamBody { length, source }) => {
                 let room = length.unwrap_or(max_body);
@@ -78,6 +78,10 @@ impl Content {
                 unreachable!("no engine makes these from a request")
             }
         })
+    }
+
+    pub fn none() -> Self {
+        Self::new(None, None, Rest::Nothing)
     }
 
     fn new(length: Option<u64>, kept: Option<Bytes>, rest: Rest) -> Self {

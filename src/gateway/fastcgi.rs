@@ -26,13 +26,19 @@ const STDERR: u8 = 7;
 const DATA: u8 = 8;
 const GET_VALUES: u8 = 9;
 
-const RESPONDER: u16 = 1;
 const KEEP_CONN: u8 = 1;
 
+/// What an application is to do (§6).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Role {
+    Responder = 1,
+    Authorizer = 2,
+}
+
 /// `BEGIN_REQUEST` and `PARAMS`: all that comes before the content (§5, C150).
-pub fn head(variables: &[Variable], keep_connection: bool) -> BytesMut {
+pub fn head(variables: &[Variable], role: Role, keep_connection: bool) -> BytesMut {
     let mut out = BytesMut::with_capacity(4 << 10);
-    let [role_high, role_low] = RESPONDER.to_be_bytes();
+    let [role_high, role_low] = (role as u16).to_be_bytes();
     let flags = if keep_connection { KEEP_CONN } else { 0 };
     let begin = [role_high, role_low, flags, 0, 0, 0, 0, 0];
     record(&mut out, BEGIN_REQUEST, &begin);
@@ -321,6 +327,7 @@ mod tests {
     fn a_head_is_begin_and_params_and_an_empty_params_c148_to_c150() {
         let head = head(
             &[variable("A", "b"), variable("LONG", vec![b'x'; 128])],
+            Role::Responder,
             true,
         );
         let mut pairs = b"\x01\x01Ab\x04\x80\x00\x00\x80LONG".to_vec();
@@ -334,8 +341,8 @@ mod tests {
             ]
         );
         assert_eq!(
-            &records(&super::head(&[], false))[0].2,
-            b"\0\x01\0\0\0\0\0\0"
+            &records(&super::head(&[], Role::Authorizer, false))[0].2,
+            b"\0\x02\0\0\0\0\0\0"
         );
     }
 
@@ -356,7 +363,11 @@ mod tests {
 
     #[test]
     fn long_streams_are_split_into_records_that_are_never_empty_c150() {
-        let head = head(&[variable("A", vec![b'x'; 200_000])], false);
+        let head = head(
+            &[variable("A", vec![b'x'; 200_000])],
+            Role::Responder,
+            false,
+        );
         let all = records(&head);
         let lengths: Vec<usize> = all.iter().map(|record| record.2.len()).collect();
         assert_eq!(lengths, [8, 65528, 65528, 65528, 200_006 - 3 * 65528, 0]);

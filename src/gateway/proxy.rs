@@ -135,7 +135,7 @@ impl Proxy {
         let content = content.map_err(|error| party.content_fault(&error))?;
         let request = shared.request(&facts, content.is_there(), content.length());
         let content = Arc::new(AsyncMutex::new(content));
-        let mut rounds = Rounds::new(party, facts.head);
+        let mut rounds = Rounds::new(party, request.method.is_idempotent());
         loop {
             let turn = rounds.turn(&shared.backend).await?;
             let (index, address) = (turn.index(), turn.address().to_string());

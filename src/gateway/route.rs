@@ -19,7 +19,17 @@ use crate::target::UrlPath;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Route {
     pub pattern: Pattern,
+    pub role: Role,
     pub target: Target,
+}
+
+/// What the target is asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Role {
+    /// The answer.
+    Responder,
+    /// Whether there may be one.
+    Authorizer,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -103,10 +113,26 @@ impl Route {
         let Some((pattern, target)) = text.split_once('=') else {
             return Err(wrong("it has no `=`".into(), FORM.into()));
         };
-        Ok(Self {
+        let (role, target) = match target.strip_prefix("authorizer+") {
+            Some(target) => (Role::Authorizer, target),
+            None => (Role::Responder, target),
+        };
+        let route = Self {
             pattern: Pattern::parse(pattern).map_err(|(why, hint)| wrong(why, hint))?,
+            role,
             target: Target::parse(target).map_err(|(why, hint)| wrong(why, hint))?,
-        })
+        };
+        if role == Role::Authorizer {
+            if route.target.protocol != Protocol::Cgi(Wire::FastCgi) {
+                let why = "only `fastcgi:` knows authorizers".into();
+                return Err(wrong(why, "write `authorizer+fastcgi:HOST:PORT`".into()));
+            }
+            if !matches!(route.pattern, Pattern::Mount(_)) {
+                let why = "an authorizer needs a pattern without a star".into();
+                return Err(wrong(why, "protect a folder: `/private/`".into()));
+            }
+        }
+        Ok(route)
     }
 }
 
@@ -210,7 +236,8 @@ impl Target {
             _ => {
                 return wrong(
                     format!("the protocol `{scheme}` is unknown"),
-                    "targets start with `fastcgi:`, `scgi:`, `uwsgi:`, `http:` or `https:`",
+                    "targets start with `fastcgi:`, `scgi:`, `uwsgi:`, `http:`, `https:` or \
+                     `authorizer+fastcgi:`",
                 );
             }
         };
@@ -463,6 +490,13 @@ mod tests {
             ("/=scgi:h:1,connections=0", "can't be understood"),
             ("/=fastcgi:h:1,root=www", "can't be understood"),
             ("/=scgi:h:1,colour=red", "option `colour` is unknown"),
+            ("/=scgi:h:1,path=/", "can't be understood"),
+            ("/=http:h:1,path=x", "can't be understood"),
+            ("/=http:h:1,host=a/b", "can't be understood"),
+            ("/=http:h:1,script=/x", "can't be understood"),
+            ("/=http://h:1/x", "is no address"),
+            ("/=authorizer+scgi:h:1", "knows authorizers"),
+            ("*.php=authorizer+fastcgi:h:1", "without a star"),
         ] {
             let error = parse(text).expect_err(text);
             assert!(error.contains(part), "{text}: {error}");

@@ -41,6 +41,16 @@ pub struct Facts<'a> {
     /// Whether the script checks credentials itself (C32).
     pub pass_authorization: bool,
     pub redirected: Option<&'a Redirected>,
+    /// What an authorizer has said of the request. Stands before all else.
+    pub granted: &'a [Variable],
+}
+
+impl<'a> Facts<'a> {
+    /// With what an authorizer has said.
+    #[must_use]
+    pub fn granted(self, granted: &'a [Variable]) -> Self {
+        Self { granted, ..self }
+    }
 }
 
 /// The run whose script answered with a local redirect (C97).
@@ -55,14 +65,15 @@ pub struct Redirected {
 /// The meta-variables, each name once, always in the same order. What has no
 /// value is not in the list.
 ///
-/// `AUTH_TYPE` and `REMOTE_USER` would tell who was let in; as nobody's
-/// credentials are checked here, they are never set (C16).
+/// `AUTH_TYPE` and `REMOTE_USER` tell who was let in; as nobody's credentials
+/// are checked here, they are set only by an authorizer (C16).
 pub fn variables(facts: &Facts) -> Vec<Variable> {
     let mut list = List(Vec::with_capacity(48));
     list.add_specified(facts);
     list.add_customary(facts);
     list.add_redirect(facts);
     list.add_fields(facts);
+    list.grant(facts.granted);
     list.0
 }
 
@@ -143,6 +154,12 @@ impl List {
         }
         self.add("REDIRECT_REQUEST_METHOD", redirected.method.as_str());
         self.add("REDIRECT_URL", redirected.url.as_slice());
+    }
+
+    fn grant(&mut self, granted: &[Variable]) {
+        self.0
+            .retain(|(name, _)| !granted.iter().any(|(other, _)| other == name));
+        self.0.extend_from_slice(granted);
     }
 
     /// The request's header fields (RFC 3875 §4.1.18).
@@ -518,6 +535,7 @@ mod tests {
                 content_length: self.content_length,
                 pass_authorization: self.pass_authorization,
                 redirected: self.redirected.as_ref(),
+                granted: &[],
             })
         }
 

@@ -1,0 +1,177 @@
+//! The authorizer role of `FastCGI`: C151.
+
+use std::io::Write;
+
+use super::peers::{Fake, Program, end, fixture, nobody, read_request, stdout};
+use crate::support::{Rows, Server, Setup, needs_perl_module};
+
+const ANN: (&str, &str) = ("Authorization", "Basic YW5uOnNlY3JldA==");
+
+fn authorizer() -> Option<Program> {
+    needs_perl_module("FCGI").then(|| {
+        let script = fixture("authorizer.pl");
+        Program::start("/usr/bin/perl", [&script, "{socket}"])
+    })
+}
+
+fn site(authorizer: &Program) -> Setup {
+    Server::new()
+        .file("open.txt", "for all")
+        .file("private/note.txt", "for ann")
+        .file("private/deep/more.txt", "for ann, too")
+        .fixture_at("env", "private/cgi/env")
+        .fixture_at("echo", "private/cgi/echo")
+        .args(["--cgi-dir", "/private/cgi", "--route"])
+        .arg(format!(
+            "/private/=authorizer+fastcgi:{}",
+            authorizer.address()
+        ))
+}
+
+#[test]
+fn files_and_scripts_wait_for_the_authorizer_c151() {
+    let Some(authorizer) = authorizer() else {
+        return;
+    };
+    let server = site(&authorizer).start();
+    let mut rows = Rows::new();
+    for (path, with, without) in [
+        ("/open.txt", 200, 200),
+        ("/private/note.txt", 200, 401),
+        ("/private/deep/more.txt", 200, 401),
+        ("/private/deep/", 200, 401),
+        ("/private/", 200, 401),
+        ("/private/none", 404, 401),
+        ("/private/cgi/env", 200, 401),
+        ("/private/%2e/note.txt", 200, 401),
+        ("/x/../private/note.txt", 200, 401),
+        ("/private", 301, 301),
+    ] {
+        // Twice, as the second answer may come from memory.
+        for _ in 0..2 {
+            let answer = server.request("GET", path, &[ANN], b"");
+            rows.check(path, answer.status == with, || answer.to_string());
+            let answer = server.get(path);
+            rows.check(path, answer.status == without, || answer.to_string());
+        }
+    }
+    rows.done();
+    let refused = server.get("/private/note.txt");
+    assert_eq!(refused.reason, "Who are you");
+    assert_eq!(refused.text(), "not without a name\n");
+    let realm = refused.header("WWW-Authenticate");
+    assert_eq!(realm.as_deref(), Some("Basic realm=\"here\""));
+    let granted = server.request("GET", "/private/note.txt", &[ANN], b"");
+    assert_eq!(granted.text(), "for ann");
+    assert_eq!(granted.header("X-Other"), None);
+}
+
+#[test]
+fn what_an_authorizer_protects_is_in_no_archive_from_above() {
+    let Some(authorizer) = authorizer() else {
+        return;
+    };
+    let server = site(&authorizer).start();
+    let holds = |path: &str, name: &str| {
+        let archive = server.request("GET", path, &[ANN], b"");
+        assert_eq!(archive.status, 200);
+        archive
+            .body
+            .windows(name.len())
+            .any(|window| window == name.as_bytes())
+    };
+    assert!(holds("/?archive=zip", "open.txt"));
+    assert!(!holds("/?archive=zip", "note.txt"));
+    assert!(holds("/private/?archive=zip", "note.txt"));
+}
+
+#[test]
+fn a_script_learns_who_was_let_in_c151() {
+    let Some(authorizer) = authorizer() else {
+        return;
+    };
+    let server = site(&authorizer).start();
+    let answer = server.request("GET", "/private/cgi/env", &[ANN], b"");
+    let text = answer.text();
+    for variable in ["REMOTE_USER=ann\0", "AUTH_TYPE=Basic\0"] {
+        assert!(text.contains(variable), "{text}");
+    }
+    let answer = server.request("POST", "/private/cgi/echo", &[ANN], &vec![b'x'; 100_000]);
+    assert_eq!(answer.status, 200);
+    assert!(answer.body.len() >= 100_000);
+}
+
+#[test]
+fn an_application_behind_an_authorizer_learns_it_too() {
+    let Some(authorizer) = authorizer() else {
+        return;
+    };
+    let fake = Fake::new(|mut stream, _| {
+        while let Some(request) = read_request(&mut stream) {
+            let text = format!("Content-Type: a/b\n\n{}", request.has("REMOTE_USER", "ann"));
+            let _ = stream.write_all(&[stdout(text.as_bytes()), end(0, 0)].concat());
+        }
+    });
+    let server = site(&authorizer)
+        .args([
+            "--route",
+            &format!("/private/app/=fastcgi:{}", fake.address()),
+        ])
+        .start();
+    assert_eq!(server.get("/private/app/x").status, 401);
+    let answer = server.request("POST", "/private/app/x", &[ANN], b"content");
+    assert_eq!(answer.text(), "true");
+}
+
+#[test]
+fn without_its_authorizer_nothing_is_let_in() {
+    let server = Server::new()
+        .file("private/note.txt", "for ann")
+        .args([
+            "--route",
+            &format!("/private/=authorizer+fastcgi:{}", nobody()),
+        ])
+        .start();
+    for path in ["/private/note.txt", "/private/", "/private/none"] {
+        assert_eq!(server.request("GET", path, &[ANN], b"").status, 502);
+    }
+}
+
+#[test]
+fn an_authorizer_of_everything_is_asked_for_everything() {
+    let Some(authorizer) = authorizer() else {
+        return;
+    };
+    let server = Server::new()
+        .file("note.txt", "for ann")
+        .args([
+            "--route",
+            &format!("/=authorizer+fastcgi:{}", authorizer.address()),
+        ])
+        .start();
+    for path in ["/", "/note.txt", "/none"] {
+        assert_eq!(server.get(path).status, 401);
+    }
+    let answer = server.request("GET", "/note.txt", &[ANN], b"");
+    assert_eq!(answer.text(), "for ann");
+}
+
+#[test]
+fn a_link_does_not_lead_around_an_authorizer() {
+    let server = Server::new()
+        .file("private/note.txt", "for ann")
+        .link("folder", "private")
+        .link("note", "private/note.txt")
+        .args([
+            "--route",
+            &format!("/private/=authorizer+fastcgi:{}", nobody()),
+        ])
+        .start();
+    for path in ["/folder/note.txt", "/folder/", "/note"] {
+        let answer = server.get(path);
+        assert!(
+            answer.status >= 400 && !answer.text().contains("for ann"),
+            "{path}: {answer}"
+        );
+    }
+}
