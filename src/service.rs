@@ -266,7 +266,7 @@ impl Service {
                 Whose::Upstream(upstream, script) => {
                     let facts = self.site.facts(head, &step, &original, &script);
                     let facts = facts.granted(&granted);
-                    (Box::pin(upstream.run(facts, body)).await?, script)
+                    (upstream.run(facts, body).await?, script)
                 }
             };
             match outcome {

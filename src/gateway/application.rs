@@ -264,7 +264,8 @@ impl Shared {
         let reused = kept.is_some();
         let stream = match kept {
             Some(stream) => stream,
-            None => match turn.connect().await {
+            // Its room is not needed while the answer is waited for.
+            None => match Box::pin(turn.connect()).await {
                 Ok(stream) => stream,
                 Err(trouble) => return Err(Failed::to_connect(&mut turn, &trouble)),
             },

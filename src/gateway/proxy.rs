@@ -394,7 +394,8 @@ impl Shared {
         let reused = kept.is_some();
         let mut sender = match kept {
             Some(sender) => sender,
-            None => self.connect(&mut turn).await?,
+            // Its room is not needed while the answer is waited for.
+            None => Box::pin(self.connect(&mut turn)).await?,
         };
         let (outgoing, upload) = Upload::start(content).await;
         let mut request = http::Request::new(outgoing);
@@ -742,7 +743,7 @@ impl Exchange {
         mut answer: http::Response<Incoming>,
     ) -> Result<Response, Failed> {
         if answer.status() == StatusCode::SWITCHING_PROTOCOLS {
-            return self.switch(outbound, answer).await;
+            return Box::pin(self.switch(outbound, answer)).await;
         }
         let reason = answer.extensions_mut().remove::<ReasonPhrase>();
         let announced = answer.headers().get(CONTENT_LENGTH).cloned();

@@ -38,8 +38,8 @@ impl Upstream {
 
     pub async fn run(&self, facts: Facts<'_>, body: Body) -> Result<Outcome, Fault> {
         match self {
-            Self::Application(application) => application.run(facts, body).await,
-            Self::Proxy(proxy) => proxy.run(facts, body).await,
+            Self::Application(application) => Box::pin(application.run(facts, body)).await,
+            Self::Proxy(proxy) => Box::pin(proxy.run(facts, body)).await,
         }
     }
 }

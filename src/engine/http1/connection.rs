@@ -348,7 +348,8 @@ impl Connection {
                 }
                 let expects = version == Version::HTTP_11 && request.headers().contains_key(EXPECT);
                 let body = self.body(framing, expects);
-                let answer = self.shared.service.respond(request.map(|()| body));
+                // On its own: the wait around it would hold room for it four times.
+                let answer = Box::pin(self.shared.service.respond(request.map(|()| body)));
                 wire::await_answer(&*self.out, limits, &asked, interims, answer).await
             }
             Err(fault) => {
