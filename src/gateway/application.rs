@@ -89,6 +89,7 @@ impl Application {
             connect,
             connections: target.connections.unwrap_or(usize::MAX),
             keep: target.keep,
+            check: target.check,
         };
         let shared = Shared {
             protocol,

@@ -10,7 +10,7 @@ use std::os::unix::net::UnixStream as StdUnixStream;
 use std::path::PathBuf;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -225,6 +225,9 @@ pub struct Options {
     pub connections: usize,
     /// Idle connections kept for each address.
     pub keep: usize,
+    /// Each address is connected to so often, to see whether it is there;
+    /// `None`: requests find out.
+    pub check: Option<Duration>,
 }
 
 /// The addresses of one application.
@@ -303,14 +306,23 @@ impl<K: Kept> Backend<K> {
                 rest: None,
             }),
         };
-        Arc::new(Self {
+        let backend = Arc::new(Self {
             name,
             hosts: addresses.into_iter().map(host).collect(),
             options,
             next: AtomicUsize::new(0),
             freed: Notify::new(),
             log,
-        })
+        });
+        // With no other to turn to, nothing would change.
+        if let Some(period) = options.check
+            && backend.size() > 1
+        {
+            for at in 0..backend.size() {
+                tokio::spawn(check(Arc::downgrade(&backend), at, period));
+            }
+        }
+        backend
     }
 
     /// How many addresses there are.
@@ -353,7 +365,8 @@ impl<K: Kept> Backend<K> {
             }
             // With no other to turn to, resting would help nobody.
             if let Some(rest) = state.rest.as_mut().filter(|_| !alone) {
-                if now >= rest.until && !rest.probed {
+                let may_probe = self.options.check.is_none();
+                if may_probe && now >= rest.until && !rest.probed {
                     rest.probed = true;
                     state.outstanding += 1;
                     return Ok(self.give(at, true));
@@ -388,6 +401,41 @@ impl<K: Kept> Backend<K> {
 impl<K> Host<K> {
     fn lock(&self) -> MutexGuard<'_, State<K>> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+async fn dial_in(limit: Duration, address: &Address) -> Result<Stream, Trouble> {
+    let dialled = timeout(limit, dial(address)).await;
+    dialled.unwrap_or(Err(Trouble::Late))
+}
+
+async fn dial(address: &Address) -> Result<Stream, Trouble> {
+    let give_up = Instant::now() + QUEUE_WAIT;
+    loop {
+        let connected = match address {
+            Address::Tcp(host, port) => {
+                let stream = TcpStream::connect((host.as_str(), *port)).await;
+                stream.and_then(|stream| {
+                    stream.set_nodelay(true)?;
+                    set_probes(&stream)?;
+                    Ok(Stream::Tcp(stream))
+                })
+            }
+            Address::Unix(path) => UnixStream::connect(path).await.map(Stream::Unix),
+        };
+        let error = match connected {
+            Ok(stream) => return Ok(stream),
+            Err(error) => error,
+        };
+        match Errno::from_io_error(&error) {
+            Some(Errno::AGAIN) if Instant::now() < give_up => sleep(QUEUE_POLL).await,
+            Some(Errno::AGAIN) => return Err(Trouble::Full),
+            Some(Errno::TIMEDOUT) => return Err(Trouble::Late),
+            Some(Errno::MFILE | Errno::NFILE | Errno::NOMEM | Errno::NOBUFS) => {
+                return Err(Trouble::Exhausted(error));
+            }
+            _ => return Err(Trouble::Refused(error)),
+        }
     }
 }
 
@@ -452,41 +500,11 @@ impl<K: Kept> Turn<K> {
 
     /// A new connection.
     pub async fn connect(&mut self) -> Result<Stream, Trouble> {
-        let connected = timeout(self.backend.options.connect, self.dial()).await;
-        let stream = connected.unwrap_or(Err(Trouble::Late))?;
+        let connected = dial_in(self.backend.options.connect, self.address()).await;
+        let stream = connected?;
         self.host().lock().unheard += 1;
         self.unheard = true;
         Ok(stream)
-    }
-
-    async fn dial(&self) -> Result<Stream, Trouble> {
-        let give_up = Instant::now() + QUEUE_WAIT;
-        loop {
-            let connected = match self.address() {
-                Address::Tcp(host, port) => {
-                    let stream = TcpStream::connect((host.as_str(), *port)).await;
-                    stream.and_then(|stream| {
-                        stream.set_nodelay(true)?;
-                        set_probes(&stream)?;
-                        Ok(Stream::Tcp(stream))
-                    })
-                }
-                Address::Unix(path) => UnixStream::connect(path).await.map(Stream::Unix),
-            };
-            let error = match connected {
-                Ok(stream) => return Ok(stream),
-                Err(error) => error,
-            };
-            match Errno::from_io_error(&error) {
-                Some(Errno::AGAIN) if Instant::now() < give_up => sleep(QUEUE_POLL).await,
-                Some(Errno::AGAIN) => return Err(Trouble::Full),
-                Some(Errno::TIMEDOUT) => return Err(Trouble::Late),
-                Some(Errno::MFILE | Errno::NFILE | Errno::NOMEM | Errno::NOBUFS) => {
-                    return Err(Trouble::Exhausted(error));
-                }
-                _ => return Err(Trouble::Refused(error)),
-            }
-        }
     }
 
     /// Lets the kernel notice a machine that is cut off: at once where what is
@@ -601,6 +619,46 @@ impl<K: Kept> Drop for Turn<K> {
         }
         drop(state);
         self.backend.freed.notify_one();
+    }
+}
+
+/// Connects to an address again and again: one that can't be reached rests until
+/// it can, and no request has to find out.
+async fn check<K: Kept>(backend: Weak<Backend<K>>, at: usize, period: Duration) {
+    loop {
+        sleep(period).await;
+        let Some(backend) = backend.upgrade() else {
+            return;
+        };
+        let host = &backend.hosts[at];
+        let reached = dial_in(backend.options.connect, &host.address).await;
+        let note = {
+            let mut state = host.lock();
+            match (reached, &state.rest) {
+                // To be out of descriptors says nothing about the address.
+                (Ok(_) | Err(Trouble::Exhausted(_)), None) | (Err(_), Some(_)) => None,
+                (Ok(_), Some(_)) => {
+                    state.rest = None;
+                    state.failures = 0;
+                    Some("can be reached again")
+                }
+                (Err(_), None) => {
+                    let pause = FIRST_PAUSE;
+                    let until = Instant::now() + pause;
+                    state.rest = Some(Rest {
+                        pause,
+                        until,
+                        probed: false,
+                    });
+                    state.idle.clear();
+                    Some("can't be reached; it gets no requests")
+                }
+            }
+        };
+        if let Some(note) = note {
+            let address = host.address.to_string();
+            backend.log.gateway_note(backend.name, &address, note);
+        }
     }
 }
 

@@ -105,6 +105,7 @@ impl Proxy {
             connect,
             connections: target.connections.unwrap_or(usize::MAX),
             keep: target.keep,
+            check: target.check,
         };
         let protocol = target.protocol;
         let tls = match protocol {

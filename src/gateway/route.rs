@@ -8,6 +8,7 @@
 //! `*.php`, `/blog/*.php`, `/cgi-bin/*`.
 
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use super::backend::Address;
 use super::script::{self, Found, Script, Scripts};
@@ -61,6 +62,8 @@ pub struct Target {
     pub connections: Option<usize>,
     /// Idle connections that are kept for the next request, for each address.
     pub keep: usize,
+    /// How often it is looked whether an address is there.
+    pub check: Option<Duration>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -250,6 +253,7 @@ impl Target {
             host: None,
             connections: None,
             keep: DEFAULT_KEEP,
+            check: None,
         };
         let is_http = matches!(protocol, Protocol::Http | Protocol::Https);
         let rest = match rest.strip_prefix("//") {
@@ -305,6 +309,10 @@ impl Target {
                 Some(most @ 1..) => self.connections = Some(most),
                 _ => return bad("give the number of connections to an address at once"),
             },
+            "check" => match value.parse::<f64>() {
+                Ok(seconds @ 0.1..=86_400.0) => self.check = Some(Duration::from_secs_f64(seconds)),
+                _ => return bad("give the seconds between two looks, from 0.1 on"),
+            },
             "keep" => match number() {
                 Some(keep) => self.keep = keep,
                 None => {
@@ -322,7 +330,7 @@ impl Target {
             _ => {
                 return Err((
                     format!("the option `{name}` is unknown"),
-                    "there are connections, keep, root, script, path, host, modifier1 and modifier2"
+                    "there are connections, keep, check, root, script, path, host, modifier1 and modifier2"
                         .into(),
                 ));
             }

@@ -112,6 +112,28 @@ fn an_address_that_comes_back_is_used_again() {
 }
 
 #[test]
+fn with_checks_no_request_has_to_find_out() {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let address = listener.local_addr().expect("it is bound");
+    drop(listener);
+    let there = named("there");
+    let route = format!("/=fastcgi:{address},{},check=0.1", there.address());
+    let server = Server::new().args(["--route", &route]).start();
+    server.wait_for_log(&format!(
+        "fastcgi '{address}': can't be reached; it gets no requests\n"
+    ));
+    for _ in 0..10 {
+        assert_eq!(server.request("POST", "/", &[], b"x").text(), "there");
+    }
+    assert!(!server.log().contains("another address is asked"));
+    let Ok(_listener) = std::net::TcpListener::bind(address) else {
+        // Somebody else took the port in the meantime.
+        return;
+    };
+    server.wait_for_log(&format!("fastcgi '{address}': can be reached again\n"));
+}
+
+#[test]
 fn when_all_addresses_rest_the_answer_is_503() {
     let (one, two) = (nobody(), nobody());
     let server = Server::new()
