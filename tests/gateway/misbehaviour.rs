@@ -374,8 +374,7 @@ fn scgi_and_uwsgi_answers_that_break_off_are_seen_to_c176_c180() {
                 let _ = stream.read(&mut some);
                 let _ = stream.write_all(says);
                 if what == "a reset" {
-                    // After the header was read, so that it is not lost.
-                    std::thread::sleep(std::time::Duration::from_millis(300));
+                    // What came before it can still be read.
                     let linger = Some(std::time::Duration::ZERO);
                     let set = rustix::net::sockopt::set_socket_linger(&stream, linger);
                     set.expect("TCP has the option");

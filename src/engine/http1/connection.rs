@@ -344,7 +344,9 @@ impl Connection {
             Ok(framing) => {
                 if version == Version::HTTP_11 {
                     request.extensions_mut().insert(Interim(interim));
-                    request.extensions_mut().insert(CanSwitch);
+                    if !limits.http_1_0 {
+                        request.extensions_mut().insert(CanSwitch);
+                    }
                 }
                 let expects = version == Version::HTTP_11 && request.headers().contains_key(EXPECT);
                 let body = self.body(framing, expects);
