@@ -198,14 +198,16 @@ class Server:
         return [message for message in self.messages() if message[1] == word]
 
     def await_message(self, word, count=1):
-        def said():
-            found = self.said_words(word)
-            return found if len(found) >= count else None
+        def settled():
+            # Looked at first: what they said before they ended is there then.
+            all_ended = all(process.poll() is not None for process in self.processes)
+            return len(self.said_words(word)) >= count or all_ended
 
-        try:
-            return eventually(said, "%s x %d" % (word, count))[count - 1]
-        except AssertionError:
-            raise AssertionError("%s never said; %s\n%s" % (word, self.messages(), self.output())) from None
+        eventually(settled, f"{word} x {count}")
+        found = self.said_words(word)
+        if len(found) < count:
+            raise AssertionError(f"never said: {word}; but {self.messages()}\n{self.output()}")
+        return found[count - 1]
 
     def ready(self, count=1):
         self.await_message("ready", count)
