@@ -341,7 +341,8 @@ class Unusable(Exception):
 
 def load(text):
     name, _, expression = text.partition(":")
-    if "/" in name or name.endswith((".py", ".wsgi")):
+    # Django's `project.wsgi` is a module, mod_wsgi's `project.wsgi` a file.
+    if "/" in name or name.endswith(".py") or name.endswith(".wsgi") and os.path.isfile(name):
         module = import_file(name)
     else:
         if not all(part.isidentifier() for part in name.split(".")):
