@@ -39,10 +39,12 @@ descriptor 0, and 1 and 2 for what the application prints. Descriptor 0 is
     4   imported, but there is no WSGI application of that name
 
 SIGTERM and SIGINT: takes no more connections, finishes what runs, leaves. While
-the application is imported they end the process at once. SIGHUP does nothing: a
-closing terminal says it to all. SIGABRT: writes where each thread is to
-descriptor 2 and dies; that is for a stuck worker. A connection that nobody has
-taken stays in the socket's queue for the others.
+the application is imported they end the process at once. At its end the
+interpreter waits for threads that the application started and that are not
+daemons; the server need not. SIGHUP does nothing: a closing terminal says it to
+all. SIGABRT: writes where each thread is to descriptor 2 and dies; that is for a
+stuck worker. A connection that nobody has taken stays in the socket's queue for
+the others.
 
 # Messages
 
@@ -64,6 +66,7 @@ directly; a SIGTERM for the parent is passed on to all, and it leaves after them
     PID loaded
     PID forked SLOT WORKER
     PID exited WORKER code|signal N
+    PID failed fork TEXT               none was made; the parent goes on
 
 # Board
 
@@ -598,7 +601,12 @@ class Parent:
         held = {signal.SIGTERM, signal.SIGINT}
         # Until the new process has handlers of its own.
         signal.pthread_sigmask(signal.SIG_BLOCK, held)
-        pid = os.fork()
+        try:
+            pid = os.fork()
+        except OSError as error:
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, held)
+            self.control.tell("failed", "fork", one_line(error))
+            return False
         if pid == 0:
             self.workers = set()
             os.close(self.life)
@@ -613,7 +621,11 @@ class Parent:
     def reap(self):
         # Not any child: the application may have started programs.
         for pid in list(self.workers):
-            done, status = os.waitpid(pid, os.WNOHANG)
+            try:
+                done, status = os.waitpid(pid, os.WNOHANG)
+            except ChildProcessError:
+                # The application waits for any child, and was faster.
+                done, status = pid, EXIT_CANNOT << 8
             if done:
                 self.workers.discard(pid)
                 if os.WIFSIGNALED(status):
@@ -920,7 +932,8 @@ def read_variables(head):
     for name in ("REQUEST_METHOD", "SERVER_NAME", "SERVER_PORT", "SERVER_PROTOCOL"):
         if not environ.get(name):
             raise Malformed("no %s" % name)
-    if not environ.get("SERVE_HERE_ID", "0").isdigit():
+    number = environ.get("SERVE_HERE_ID", "0")
+    if not (number.isascii() and number.isdigit() and int(number[:21]) < 1 << 64):
         raise Malformed("SERVE_HERE_ID is not a number")
     environ.setdefault("SCRIPT_NAME", "")
     environ.setdefault("PATH_INFO", "" if environ["SCRIPT_NAME"] else "/")

@@ -263,7 +263,7 @@ class Files(Case):
         cls.addClassCleanup(cls.passing.stop)
 
     def test_a_plain_file_is_handed_over_from_its_position_c185(self):
-        for kind in ("buffered", "unbuffered"):
+        for kind in ("buffered", "unbuffered", "read"):
             with self.subTest(kind=kind):
                 answer = self.passing.ask("/" + kind, QUERY_STRING=self.path)
                 self.assertEqual(answer.body, b"")
@@ -274,7 +274,7 @@ class Files(Case):
 
     def test_what_was_not_written_out_is_in_the_file_and_it_outlives_its_name(self):
         answer = self.passing.ask("/temporary")
-        self.assertEqual(os.pread(answer.files[0], 100, 0), b"0123456789")
+        self.assertEqual(os.pread(answer.files[0], 100, 0), b"0123abc789")
         self.assertEqual(answer.field("X-CGI-File"), "4 6")
         os.close(answer.files[0])
 
@@ -287,7 +287,7 @@ class Files(Case):
         self.assertEqual((answer.body, answer.whole, answer.files), (DATA[4:], False, []))
 
     def test_without_the_switch_the_file_is_copied(self):
-        for kind in ("buffered", "unbuffered"):
+        for kind in ("buffered", "unbuffered", "read"):
             answer = self.copying.ask("/" + kind, QUERY_STRING=self.path)
             self.assertEqual((answer.body, answer.whole, answer.files), (DATA[4:], True, []))
 
@@ -299,7 +299,8 @@ class Files(Case):
             file.flush()
             for server in (self.copying, self.passing):
                 for kind, path, body in (
-                    ("gzip", file.name, DATA[4:]), ("pipe", "", b"0123456789"), ("like", self.path, DATA[4:]),
+                    ("gzip", file.name, DATA[4:]), ("gzip-inside", file.name, DATA[4:]),
+                    ("pipe", "", b"0123456789"), ("like", self.path, DATA[4:]),
                     ("generator", self.path, DATA[4:]), ("beyond", self.path, b""),
                     ("buffered", "/proc/self/stat", None),
                 ):

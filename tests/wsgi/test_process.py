@@ -69,8 +69,8 @@ class Requests(Waiting):
         gates.open()
         self.assertEqual(int(first.read().body.split()[0]), server.process.pid)
 
-    def test_the_board_shows_what_runs_and_what_waits_for_the_client(self):
-        server, gates = self.serve("works:waits", threads=2, environment={"X": "y"}), Gates(self)
+    def test_the_board_shows_what_runs(self):
+        server, gates = self.serve("works:waits", threads=2), Gates(self)
         pid = server.process.pid
         for number in range(2):
             eventually(lambda: server.record(number)[2] == pid, "record %d" % number)
@@ -87,10 +87,14 @@ class Requests(Waiting):
         for number in range(2):
             server.await_state(IDLE, number)
 
-        server = self.serve("works:upload")
-        conversation = server.connect().send(head(10))
-        server.await_state(WAITING)
-        conversation.send(b"0123456789").read()
+    def test_the_board_shows_who_waits_for_whom(self):
+        server, gates = self.serve("works:waits"), Gates(self)
+        conversation = server.connect().send(head(10, QUERY_STRING=gates.path))
+        since = server.await_state(WAITING)[1]
+        conversation.send(b"0123456789")
+        self.assertGreater(server.await_state(RUNNING)[1], since)
+        gates.open()
+        conversation.read()
         server.await_state(IDLE)
 
         server = self.serve("fails:Closing")
@@ -131,7 +135,8 @@ class Requests(Waiting):
                 "import os, subprocess, sys\n"
                 "def app(environ, start_response):\n"
                 "    start_response('200 OK', [])\n"
-                "    out = subprocess.run(['ls', '-l', '/proc/self/fd'], stdout=subprocess.PIPE).stdout\n"
+                "    command = ['ls', '-l', '/proc/self/fd']\n"
+                "    out = subprocess.run(command, close_fds=False, stdout=subprocess.PIPE).stdout\n"
                 "    return [repr((sys.argv, sys.stdin.read())).encode(), out]\n")
             server = self.serve("looks", folder=folder)
             lines = server.ask().body.decode().splitlines()
@@ -172,6 +177,7 @@ class Leaving(Waiting):
         server = self.serve("kinds:hello")
         server.process.send_signal(signal.SIGHUP)
         self.assertEqual(server.ask().status, "200 OK")
+        self.assertEqual(server.said_words("leaving"), [])
 
     def test_sigterm_during_the_import_ends_it(self):
         gates = Gates(self)

@@ -53,6 +53,9 @@ class Head(Case):
             (head(SERVER_NAME=""), "SERVER_NAME"),
             (head(SERVER_PORT=None), "SERVER_PORT"),
             (head(SERVE_HERE_ID="x"), "SERVE_HERE_ID"),
+            (head(SERVE_HERE_ID="²"), "SERVE_HERE_ID"),
+            (head(SERVE_HERE_ID=str(1 << 64)), "SERVE_HERE_ID"),
+            (head(SERVE_HERE_ID="9" * 5000), "SERVE_HERE_ID"),
             (head() + b"more", "more bytes"),
             (head(3) + b"abcd", "more bytes"),
         ]
