@@ -276,6 +276,8 @@ class Files(Case):
         answer = self.passing.ask("/temporary")
         self.assertEqual(os.pread(answer.files[0], 100, 0), b"0123abc789")
         self.assertEqual(answer.field("X-CGI-File"), "4 6")
+        # Here it is sent before close() writes everything out.
+        self.assertEqual(self.copying.ask("/temporary").body, b"abc789")
         os.close(answer.files[0])
 
     def test_a_content_length_is_honoured_c185(self):
