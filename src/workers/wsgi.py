@@ -149,7 +149,6 @@ IDLE, RUNNING, WAITING = range(3)
 
 # An application may replace the classes in these modules (gevent does).
 Socket, Thread, Lock = socket.socket, threading.Thread, threading.Lock
-SOCK_STREAM = int(socket.SOCK_STREAM)
 # What accept returns on BSD is like the listener.
 INHERITS_NONBLOCKING = not sys.platform.startswith("linux")
 monotonic, monotonic_ns = time.monotonic, time.monotonic_ns
@@ -764,10 +763,9 @@ class Worker:
         return told
 
     def serve(self, record, waiter):
-        # The method behind `accept`, which would use what an application may have
-        # put in place of the class.
+        # The method behind `accept`: no object of a class that an application may
+        # have replaced, and no call to the kernel for its address.
         accept = self.listener._accept
-        family = int(self.listener.family)
         while True:
             try:
                 fd, _ = accept()
@@ -781,31 +779,29 @@ class Worker:
                 if self.leaving:
                     return
                 continue
-            connection = Socket(family, SOCK_STREAM, 0, fd)
-            if INHERITS_NONBLOCKING or connection.gettimeout() is not None:
-                # The application may have set a default.
-                connection.settimeout(None)
+            if INHERITS_NONBLOCKING:
+                os.set_blocking(fd, True)
             try:
-                self.converse(connection, record)
+                self.converse(fd, record)
             except Exception:
                 # Not the application's: nothing of this kind is known.
                 traceback.print_exc()
                 record.end()
             finally:
-                connection.close()
+                os.close(fd)
             if self.leaving:
                 return
 
-    def converse(self, connection, record):
+    def converse(self, fd, record):
         try:
-            environ, begun, length = read_request(connection)
+            environ, begun, length = read_request(fd)
         except Malformed as error:
             complain(0, "a request that is not SCGI: %s" % error)
             return
-        except (ConnectionError, EOFError):
+        except (OSError, EOFError):
             return
         record.begin(int(environ.pop("SERVE_HERE_ID", 0)))
-        exchange = Exchange(connection, record, environ["REQUEST_METHOD"], self.settings.pass_files)
+        exchange = Exchange(fd, record, environ["REQUEST_METHOD"], self.settings.pass_files)
         environ.update(self.environ)
         environ["wsgi.url_scheme"] = "https" if environ.get("HTTPS") in ("on", "1") else "http"
         if len(begun) == length:
@@ -813,6 +809,8 @@ class Worker:
         else:
             environ["wsgi.input"] = io.BufferedReader(Body(exchange, begun, length), RECEIVE_BYTES)
         exchange.run(self.application, environ)
+        # The number is soon another connection's.
+        exchange.fd = -1
         record.end()
         self.look_back()
 
@@ -873,14 +871,14 @@ class ClientGone(ConnectionError):
     """The connection ended before the request or the answer did."""
 
 
-def read_request(connection):
+def read_request(fd):
     """The variables, the bytes of the body that came with them, its length."""
-    data = connection.recv(RECEIVE_BYTES)
+    data = os.read(fd, RECEIVE_BYTES)
     if not data:
         raise EOFError
     digits, colon, _ = data[:8].partition(b":")
     while not colon and len(data) < 8:
-        data += receive(connection)
+        data += receive(fd)
         digits, colon, _ = data[:8].partition(b":")
     if not colon or not digits.isdigit() or (digits[0] == 0x30 and digits != b"0"):
         raise Malformed("the length of the head is %r" % digits)
@@ -889,7 +887,7 @@ def read_request(connection):
     if end - begin > MAX_HEAD_BYTES:
         raise Malformed("a head of %d bytes" % (end - begin))
     if len(data) <= end:
-        data = receive_until(connection, data, end + 1)
+        data = receive_until(fd, data, end + 1)
     if data[end] != 0x2C:
         raise Malformed("no comma after the head")
     environ, length = read_variables(data[begin:end].decode("latin-1"))
@@ -899,18 +897,18 @@ def read_request(connection):
     return environ, begun, length
 
 
-def receive(connection):
-    data = connection.recv(RECEIVE_BYTES)
+def receive(fd):
+    data = os.read(fd, RECEIVE_BYTES)
     if not data:
         raise Malformed("it ends within its head")
     return data
 
 
-def receive_until(connection, data, size):
+def receive_until(fd, data, size):
     parts = [data]
     missing = size - len(data)
     while missing > 0:
-        parts.append(receive(connection))
+        parts.append(receive(fd))
         missing -= len(parts[-1])
     return b"".join(parts)
 
@@ -989,11 +987,11 @@ checked_statuses = {}
 class Exchange:
     """One call of the application, and what becomes of its answer."""
 
-    __slots__ = ("connection", "record", "method", "pass_files", "head", "bodiless", "length",
+    __slots__ = ("fd", "record", "method", "pass_files", "head", "bodiless", "length",
                  "left", "sent", "chunked", "gone", "path")
 
-    def __init__(self, connection, record, method, pass_files):
-        self.connection = connection
+    def __init__(self, fd, record, method, pass_files):
+        self.fd = fd
         self.record = record
         self.method = method
         self.pass_files = pass_files
@@ -1161,10 +1159,14 @@ class Exchange:
 
     def send_with_descriptor(self, head, fd):
         rights = (socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [fd]))
+        connection = Socket(socket.AF_UNIX, socket.SOCK_STREAM, 0, self.fd)
         try:
-            size = self.connection.sendmsg([head], [rights])
+            connection.settimeout(None)
+            size = connection.sendmsg([head], [rights])
         except OSError:
             self.lose()
+        finally:
+            connection.detach()
         self.send(head[size:])
 
     def copy_file(self, fd, offset, length):
@@ -1172,7 +1174,7 @@ class Exchange:
         self.record.wait()
         while offset < end:
             try:
-                size = os.sendfile(self.connection.fileno(), fd, offset, end - offset)
+                size = os.sendfile(self.fd, fd, offset, end - offset)
             except OSError:
                 self.lose()
             if not size:
@@ -1184,7 +1186,11 @@ class Exchange:
     def send(self, data):
         self.record.wait()
         try:
-            self.connection.sendall(data)
+            size = os.write(self.fd, data)
+            while size < len(data):
+                # A signal came, or the system had little memory.
+                data = memoryview(data)[size:]
+                size = os.write(self.fd, data)
         except OSError:
             self.lose()
         self.record.resume()
@@ -1192,7 +1198,7 @@ class Exchange:
     def receive(self, target):
         self.record.wait()
         try:
-            size = self.connection.recv_into(target)
+            size = os.readv(self.fd, [target])
         except OSError:
             self.lose()
         if not size:

@@ -166,6 +166,29 @@ class Leaving(Waiting):
                     self.assertEqual(int(waiting.read().body.split()[0]), second.pid)
                     self.assertEqual(server.output(), "waits\n" * threads)
 
+    def test_workers_replaced_under_load_lose_no_request(self):
+        server = self.serve("kinds:hello", threads=2)
+        answers, done = [], threading.Event()
+
+        def ask_on():
+            while not done.is_set():
+                answers.append(server.ask())
+
+        clients = [threading.Thread(target=ask_on) for _ in range(4)]
+        for client in clients:
+            client.start()
+        for number in range(12):
+            seen = len(answers)
+            server.spawn()
+            server.ready(number + 2)
+            server.processes[-2].terminate()
+            eventually(lambda: len(answers) > seen + 20, "more answers")
+        done.set()
+        for client in clients:
+            client.join()
+        self.assertEqual({answer.body for answer in answers}, {b"Hello, World!\n"})
+        self.assertEqual({server.status(process) for process in server.processes[:-1]}, {0})
+
     def test_an_idle_worker_leaves_at_once(self):
         for threads in (1, 3):
             server = self.serve("kinds:hello", threads=threads)
