@@ -77,6 +77,9 @@ class Answers(Case):
             self.assertEqual(answer.body, b"validated " + body, server.output())
         self.assertEqual(server.ask(method="HEAD").status, "200 OK")
         self.assertEqual(server.output(), "seen\n" * 3)
+        for application, body in (("validated_stream", b"onetwo"), ("validated_write", b"written twice and returned")):
+            server, answer = self.one("kinds:" + application, QUERY_STRING="one+-+two")
+            self.assertEqual((answer.body, answer.whole, server.output()), (body, True, ""))
 
     def test_a_whole_answer_gets_its_length_c190(self):
         for application, query, body in (
