@@ -233,9 +233,74 @@ pub struct Cli {
     /// PATTERN is a path (`/app/`: all that lies below it) or files (`*.php`, `/blog/*.php`,
     /// `/cgi-bin/*`); the longest wins. TARGET is a protocol, addresses and options:
     /// `fastcgi:unix:/run/php.sock`, `uwsgi:10.0.0.1:3031,10.0.0.2:3031,connections=8`. The
-    /// protocols are fastcgi, scgi, uwsgi, http and https. docs/routes.md says it all.
+    /// protocols are fastcgi, scgi, uwsgi, http and https. `fastcgi:spawn:COMMAND`, `scgi:spawn:COMMAND`
+    /// and `wsgi:MODULE:CALLABLE` start the application, too. docs/routes.md says it all.
     #[arg(long, value_name = "PATTERN=TARGET", help_heading = "Applications")]
     pub route: Vec<String>,
+
+    /// Serve a WSGI application by Python workers, such as shop.wsgi:application
+    ///
+    /// `MODULE:CALLABLE`, `file.py:app`, or a factory: `shop:create_app()`. It gets every path; for a
+    /// part of them write `--route /api/=wsgi:api.app:app`. The module is looked for in the served
+    /// folder. docs/applications.md says it all.
+    #[arg(long, value_name = "MODULE:CALLABLE", help_heading = "Applications")]
+    pub wsgi: Option<String>,
+
+    /// Run *.php files by php-cgi workers, or by the php-fpm at ADDR
+    #[arg(
+        long,
+        value_name = "ADDR",
+        num_args = 0..=1,
+        require_equals = true,
+        help_heading = "Applications"
+    )]
+    #[allow(clippy::option_option, reason = "given, and given with a value")]
+    pub php: Option<Option<String>>,
+
+    /// Send files of a folder below a path before any application; repeatable
+    ///
+    /// Names with a hash, such as `app.27e20196a850.js`, may be kept by browsers for a year.
+    #[arg(
+        long = "static",
+        value_name = "/PATH/=DIR",
+        help_heading = "Applications"
+    )]
+    pub static_files: Vec<String>,
+
+    /// Workers of each application started from here [default: one per core]
+    ///
+    /// While it runs, the signals TTIN and TTOU make them one more or one fewer, and HUP replaces
+    /// all of them without losing a request.
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1000), help_heading = "Applications")]
+    pub workers: Option<u32>,
+
+    /// Requests at a time in each WSGI worker [default: 1]
+    #[arg(long, value_name = "N", default_value_t = 1, hide_default_value = true, value_parser = clap::value_parser!(u32).range(1..=1000), help_heading = "Applications")]
+    pub threads: u32,
+
+    /// Python interpreter for WSGI [default: the virtual environment's]
+    ///
+    /// That of the active one ($VIRTUAL_ENV), else of .venv or venv in the served folder, else python3.
+    #[arg(long, value_name = "FILE", help_heading = "Applications")]
+    pub python: Option<PathBuf>,
+
+    /// Replace WSGI workers when a file of the application changes
+    #[arg(long, help_heading = "Applications")]
+    pub reload: bool,
+
+    /// Replace a worker after so many requests [default: 0 = never; php 500]
+    #[arg(long, value_name = "N", help_heading = "Applications")]
+    pub max_requests: Option<u64>,
+
+    /// Replace a worker that has more memory [default: 0 = never]
+    #[arg(long, value_name = "SIZE", default_value = "0", hide_default_value = true, value_parser = size, help_heading = "Applications")]
+    pub worker_memory: u64,
+
+    /// End all workers after so long without a request [default: 0 = never]
+    ///
+    /// Then they start with the next request, and with the first one.
+    #[arg(long, value_name = "SECS", default_value = "0", hide_default_value = true, value_parser = seconds, help_heading = "Applications")]
+    pub workers_idle: f64,
 
     /// For a connection to an application [default: 5]
     #[arg(long, value_name = "SECS", default_value = "5", hide_default_value = true, value_parser = seconds, help_heading = "Applications")]

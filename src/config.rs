@@ -14,6 +14,7 @@ use crate::files::Codings;
 use crate::gateway::route::Route;
 use crate::gateway::variables::{host_name, is_meta_variable};
 use crate::log::Format;
+use crate::target::UrlPath;
 
 const DEFAULT_PORT: u16 = 8000;
 const DEFAULT_SCRIPT_DIRS: [&str; 2] = ["cgi-bin", "htbin"];
@@ -31,6 +32,7 @@ pub struct Config {
     pub user: Option<String>,
     pub scripts: ScriptConfig,
     pub routes: RouteConfig,
+    pub workers: WorkerConfig,
     pub engine: EngineName,
     pub limits: Limits,
     /// For running requests at the end.
@@ -89,12 +91,35 @@ pub struct WarmConfig {
 /// Application servers, and the time they have.
 pub struct RouteConfig {
     pub routes: Vec<Route>,
+    pub statics: Vec<StaticFolder>,
     /// For a connection to be made.
     pub connect: Duration,
     /// For the header of an answer.
     pub answer: Option<Duration>,
     /// The longest pause in an answer.
     pub pause: Option<Duration>,
+}
+
+/// Applications that are started from here.
+pub struct WorkerConfig {
+    /// Of each application.
+    pub workers: usize,
+    /// Requests at a time in a WSGI worker.
+    pub threads: usize,
+    pub python: Option<PathBuf>,
+    pub reload: bool,
+    /// `None`: as is usual for the program.
+    pub max_requests: Option<u64>,
+    /// In bytes.
+    pub memory: Option<u64>,
+    pub idle: Option<Duration>,
+}
+
+/// `--static`: a folder below a path.
+pub struct StaticFolder {
+    pub path: UrlPath,
+    /// Absolute, links resolved.
+    pub folder: PathBuf,
 }
 
 impl Config {
@@ -145,6 +170,7 @@ impl Config {
             log: if cli.quiet { Format::Off } else { cli.log },
             quiet: cli.quiet,
             routes: RouteConfig::new(&cli)?,
+            workers: WorkerConfig::new(&cli),
             scripts: ScriptConfig::new(cli, &root)?,
             root,
         })
@@ -205,24 +231,60 @@ impl WarmConfig {
 
 impl RouteConfig {
     fn new(cli: &Cli) -> Result<Self, StartError> {
-        let routes = cli.route.iter().map(|text| Route::parse(text));
+        let mut typed = cli.route.clone();
+        typed.extend(cli.wsgi.iter().map(|wsgi| format!("/=wsgi:{wsgi}")));
+        let php = cli.php.as_ref();
+        typed.extend(php.map(|address| match address {
+            Some(address) => format!("*.php=fastcgi:{address}"),
+            None => "*.php=php:".to_owned(),
+        }));
+        let routes = typed.iter().map(|text| Route::parse(text));
         let routes: Vec<Route> = routes.collect::<Result<_, _>>()?;
         for (at, route) in routes.iter().enumerate() {
             let same = |other: &Route| other.pattern == route.pattern && other.role == route.role;
             if routes[..at].iter().any(same) {
-                let message = format!("--route: two for the pattern of `{}`", cli.route[at]);
+                let message = format!("--route: two for the pattern of `{}`", typed[at]);
                 return Err(StartError::usage(message)
                     .hint("several addresses of one application are parted by commas"));
             }
         }
         let limit = |seconds: f64| (seconds > 0.0).then(|| Duration::from_secs_f64(seconds));
+        let statics = cli.static_files.iter().map(|text| static_folder(text));
         Ok(Self {
             routes,
+            statics: statics.collect::<Result<_, _>>()?,
             connect: time(cli.route_connect),
             answer: limit(cli.route_timeout),
             pause: limit(cli.route_idle),
         })
     }
+}
+
+impl WorkerConfig {
+    fn new(cli: &Cli) -> Self {
+        let cores = std::thread::available_parallelism().map_or(1, usize::from);
+        Self {
+            workers: cli.workers.map_or(cores, |workers| workers as usize),
+            threads: cli.threads as usize,
+            python: cli.python.clone(),
+            reload: cli.reload,
+            max_requests: cli.max_requests,
+            memory: Some(cli.worker_memory).filter(|&memory| memory > 0),
+            idle: (cli.workers_idle > 0.0).then(|| Duration::from_secs_f64(cli.workers_idle)),
+        }
+    }
+}
+
+fn static_folder(text: &str) -> Result<StaticFolder, StartError> {
+    let form = "write `--static /PATH/=DIR`, such as `--static /static/=staticfiles`";
+    let wrong = || StartError::usage(format!("--static `{text}` can't be understood")).hint(form);
+    let (path, dir) = text.split_once('=').ok_or_else(wrong)?;
+    let path = UrlPath::parse(path.as_bytes()).map_err(|_| wrong())?;
+    if path.segments.is_empty() || !path.trailing_slash {
+        return Err(wrong());
+    }
+    let folder = folder(Path::new(dir))?;
+    Ok(StaticFolder { path, folder })
 }
 
 /// No time limit at all is a very long one.

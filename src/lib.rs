@@ -19,3 +19,4 @@ mod os;
 pub mod server;
 pub mod service;
 pub mod target;
+pub mod workers;

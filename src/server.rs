@@ -12,15 +12,16 @@ use tokio::runtime::Handle;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::cli::EngineName;
-use crate::config::{Config, ScriptConfig};
+use crate::config::{Config, ScriptConfig, WorkerConfig};
 use crate::engine::listener::{self, Bound};
 use crate::engine::{self, Limits, http1, tiny};
 use crate::error::{ExitCode, StartError};
 use crate::files::{self, Codings, Files};
 use crate::gateway::application::{self, Application};
+use crate::gateway::backend::{Backend, Resting};
 use crate::gateway::cgi::{self, Cgi};
 use crate::gateway::process::Processes;
-use crate::gateway::route::{Pattern, Role, Routes, Target, Wire};
+use crate::gateway::route::{Pattern, Role, Routes, Staff, Target, Wire};
 use crate::gateway::script::{self, Scripts};
 use crate::gateway::spawn::close_inherited;
 use crate::gateway::upstream::Upstream;
@@ -28,7 +29,8 @@ use crate::gateway::variables::{Environment, EnvironmentOptions};
 use crate::gateway::warm::{self, Warm};
 use crate::log::Log;
 use crate::os;
-use crate::service::{Authorizer, ScriptHost, SendRoot, Service, Site};
+use crate::service::{Authorizer, ScriptHost, SendRoot, Service, Site, Static};
+use crate::workers::{self, Folder, Job, JobOptions, Order, Places, Workers};
 
 /// Runs the server until a signal stops it.
 pub fn run(config: Config) -> Result<ExitCode, StartError> {
@@ -64,27 +66,33 @@ async fn serve(
     let addresses: Vec<SocketAddr> = bound.iter().map(|bound| bound.address).collect();
     let processes = Processes::new(Handle::current());
     let refused = scripts_refused(&config.scripts, &addresses);
-    let environment = environment(&config.scripts, user);
+    let environment = environment(&config.scripts, user.as_ref());
     let warm = if refused {
         None
     } else {
         warm(&config, &environment, open_files, &processes, log).map_err(cannot_start)?
     };
-    let service = service(
-        &config,
-        processes.clone(),
-        environment,
-        warm.clone(),
-        open_files,
-        refused,
-        log,
-    )?;
+    let cgi = config.scripts.enabled.then(|| {
+        Cgi::new(
+            cgi_options(&config.scripts, open_files),
+            environment,
+            processes.clone(),
+            warm.clone(),
+            log.clone(),
+        )
+    });
+    let mut staffing = Staffing::new(&config, &addresses, user.as_ref(), open_files)?;
+    let service = service(&config, cgi, refused, &mut staffing, log)?;
     let engine = Engine::start(&config, bound, service.into(), log).map_err(cannot_start)?;
     announce(&config, &addresses, refused, log);
-    signals.first().await;
+    let workers = staffing.start(&config, &processes, log);
+    signals.until_the_end(&workers).await;
     tokio::select! {
         () = engine.stop(config.grace) => {}
-        () = signals.first() => {}
+        () = signals.until_the_end(&[]) => {}
+    }
+    for workers in workers {
+        workers.stop().await;
     }
     if let Some(warm) = warm {
         warm.stop().await;
@@ -95,11 +103,9 @@ async fn serve(
 
 fn service(
     config: &Config,
-    processes: Processes,
-    environment: Environment,
-    warm: Option<Warm>,
-    open_files: Option<libc::rlimit>,
+    cgi: Option<Cgi>,
     refused: bool,
+    staffing: &mut Staffing,
     log: &Log,
 ) -> Result<Service, StartError> {
     let scripts = &config.scripts;
@@ -119,7 +125,7 @@ fn service(
         }),
         None => None,
     };
-    let host = scripts.enabled.then(|| ScriptHost {
+    let host = cgi.map(|cgi| ScriptHost {
         scripts: Scripts::new(
             &config.root,
             script::Options {
@@ -128,13 +134,7 @@ fn service(
                 any_file: false,
             },
         ),
-        cgi: Cgi::new(
-            cgi_options(scripts, open_files),
-            environment,
-            processes,
-            warm,
-            log.clone(),
-        ),
+        cgi,
         refused,
     });
     Ok(Service {
@@ -146,8 +146,9 @@ fn service(
             sendfile,
         },
         scripts: host,
-        routes: routes(config, log)?,
-        authorizers: authorizers(config, log)?,
+        routes: routes(config, staffing, log)?,
+        authorizers: authorizers(config, staffing, log)?,
+        statics: statics(config)?,
         log: log.clone(),
     })
 }
@@ -193,19 +194,42 @@ fn application_options(config: &Config) -> application::Options {
     }
 }
 
-fn authorizers(config: &Config, log: &Log) -> Result<Routes<Authorizer>, StartError> {
+fn statics(config: &Config) -> Result<Vec<Static>, StartError> {
+    let statics = config.routes.statics.iter().map(|own| {
+        let options = files::Options {
+            follow_links: config.follow_links,
+            hidden: config.hidden,
+            codings: config.codings,
+            ..files::Options::default()
+        };
+        Ok(Static {
+            path: own.path.clone(),
+            files: open(&own.folder, options)?,
+        })
+    });
+    statics.collect()
+}
+
+fn authorizers(
+    config: &Config,
+    staffing: &mut Staffing,
+    log: &Log,
+) -> Result<Routes<Authorizer>, StartError> {
     let options = application_options(config);
     let routes = config.routes.routes.iter();
     let routes = routes.filter(|route| route.role == Role::Authorizer);
     let routes = routes.map(|route| {
         // It is asked for one thing on a connection: nothing is kept.
-        let target = Target {
+        let mut target = Target {
             keep: 0,
             ..route.target.clone()
         };
         let connect = config.routes.connect;
+        let staff = staffing.place(&mut target)?;
+        let application = Application::new(Wire::FastCgi, target, connect, options, log.clone());
+        staffing.add(staff, application.backend());
         let authorizer = Authorizer {
-            application: Application::new(Wire::FastCgi, target, connect, options, log.clone()),
+            application,
             files: open(&config.root, file_options(config, Some(&route.pattern)))?,
         };
         Ok((route.clone(), authorizer))
@@ -214,14 +238,22 @@ fn authorizers(config: &Config, log: &Log) -> Result<Routes<Authorizer>, StartEr
     Ok(Routes::new(&config.root, routes))
 }
 
-fn routes(config: &Config, log: &Log) -> Result<Routes<Upstream>, StartError> {
+fn routes(
+    config: &Config,
+    staffing: &mut Staffing,
+    log: &Log,
+) -> Result<Routes<Upstream>, StartError> {
     let options = application_options(config);
     let connect = config.routes.connect;
     let routes = config.routes.routes.iter();
     let routes = routes.filter(|route| route.role == Role::Responder);
     let routes = routes.map(|route| {
-        let target = route.target.clone();
+        let mut target = route.target.clone();
+        let staff = staffing.place(&mut target)?;
         let upstream = Upstream::new(target, connect, options, log.clone())?;
+        if let Upstream::Application(application) = &upstream {
+            staffing.add(staff, application.backend());
+        }
         Ok((route.clone(), upstream))
     });
     let routes: Vec<_> = routes.collect::<Result<_, _>>()?;
@@ -278,13 +310,17 @@ fn warm(
 }
 
 /// After a switch of the user HOME and USER are the new one's.
-fn environment(scripts: &ScriptConfig, user: Option<os::User>) -> Environment {
+fn environment(scripts: &ScriptConfig, user: Option<&os::User>) -> Environment {
     let options = EnvironmentOptions {
         pass: scripts.pass.clone(),
         set: scripts.set.clone(),
         inherit_all: scripts.inherit_environment,
     };
-    let of_user = user.map(|user| [("HOME", user.home), ("USER", user.name)]);
+    Environment::new(&options, own_environment(user).into_iter())
+}
+
+fn own_environment(user: Option<&os::User>) -> Vec<(OsString, OsString)> {
+    let of_user = user.map(|user| [("HOME", user.home.clone()), ("USER", user.name.clone())]);
     let changed: Vec<(OsString, OsString)> = of_user
         .into_iter()
         .flatten()
@@ -293,8 +329,110 @@ fn environment(scripts: &ScriptConfig, user: Option<os::User>) -> Environment {
     let own = std::env::vars_os()
         .filter(|(name, _)| !changed.iter().any(|(other, _)| other == name))
         .collect::<Vec<_>>();
-    Environment::new(&options, own.into_iter().chain(changed.clone()))
+    own.into_iter().chain(changed).collect()
 }
+
+/// Applications that are started from here, until they are.
+struct Staffing {
+    options: JobOptions,
+    workers: usize,
+    folder: Option<Arc<Folder>>,
+    ready: Vec<(Job, Places, Arc<Backend<Resting>>)>,
+}
+
+impl Staffing {
+    fn new(
+        config: &Config,
+        addresses: &[SocketAddr],
+        user: Option<&os::User>,
+        open_files: Option<libc::rlimit>,
+    ) -> Result<Self, StartError> {
+        let any = config.routes.routes.iter();
+        let any = any.clone().any(|route| route.target.staff.is_some());
+        if any && scripts_refused(&config.scripts, addresses) {
+            return Err(
+                StartError::failed("root would run applications for other machines")
+                    .hint("use `--user NAME`, or `--allow-root`"),
+            );
+        }
+        let WorkerConfig {
+            workers, threads, ..
+        } = config.workers;
+        Ok(Self {
+            options: JobOptions {
+                directory: config.root.clone(),
+                environment: own_environment(user),
+                open_files,
+                python: config.workers.python.clone(),
+                threads,
+                multiprocess: workers > 1,
+                reload: config.workers.reload,
+            },
+            workers,
+            folder: None,
+            ready: Vec::new(),
+        })
+    }
+
+    /// Sockets for the workers of a target, if it is to have some.
+    fn place(&mut self, target: &mut Target) -> Result<Option<(Job, Places)>, StartError> {
+        let Some(staff) = &target.staff else {
+            return Ok(None);
+        };
+        let no_folder = |error: std::io::Error| {
+            StartError::failed(format!("cannot make sockets for workers: {error}"))
+                .hint("set TMPDIR to a folder that can be written, with a short name")
+        };
+        let folder = match &self.folder {
+            Some(folder) => Arc::clone(folder),
+            None => Arc::clone(
+                self.folder
+                    .insert(Arc::new(Folder::new().map_err(no_folder)?)),
+            ),
+        };
+        let (job, at_once) = match staff {
+            Staff::Command(words) => (Job::command(target.name(), words, &self.options)?, 1),
+            Staff::Php => (Job::php(&self.options)?, 1),
+            Staff::Wsgi(application) => {
+                let job = Job::wsgi(application, &folder, &self.options)?;
+                (job, self.options.threads)
+            }
+        };
+        let name = self.ready.len().to_string();
+        let places = Places::new(&folder, &name, self.workers).map_err(no_folder)?;
+        target.addresses = places.addresses();
+        target.connections.get_or_insert(at_once);
+        Ok(Some((job, places)))
+    }
+
+    fn add(&mut self, staff: Option<(Job, Places)>, backend: &Arc<Backend<Resting>>) {
+        self.ready
+            .extend(staff.map(|(job, places)| (job, places, Arc::clone(backend))));
+    }
+
+    fn start(self, config: &Config, processes: &Processes, log: &Log) -> Vec<Workers> {
+        let start = |(job, places, backend): (Job, Places, _)| {
+            let usual = (job.name == "php").then_some(PHP_REQUESTS);
+            let options = workers::Options {
+                workers: config.workers.workers,
+                max_requests: config
+                    .workers
+                    .max_requests
+                    .or(usual)
+                    .filter(|&most| most > 0),
+                memory: config.workers.memory,
+                idle: config.workers.idle,
+                leave: config.routes.answer,
+                verbose: !config.quiet,
+            };
+            Workers::start(job, options, places, &backend, processes, log)
+        };
+        self.ready.into_iter().map(start).collect()
+    }
+}
+
+/// As php-cgi has it.
+const PHP_REQUESTS: u64 = 500;
 
 /// `tiny_http` has no limits that strangers could be let near.
 fn refuse_tiny_for_others(config: &Config, bound: &[Bound]) -> Result<(), StartError> {
@@ -471,8 +609,8 @@ impl Engine {
     }
 }
 
-/// SIGTERM, SIGINT and SIGHUP, as far as they weren't ignored from the start.
-struct Signals(Vec<Signal>);
+/// Those that are obeyed, as far as they weren't ignored from the start.
+struct Signals(Vec<(SignalKind, Signal)>);
 
 impl Signals {
     fn new() -> std::io::Result<Self> {
@@ -480,26 +618,50 @@ impl Signals {
             SignalKind::terminate(),
             SignalKind::interrupt(),
             SignalKind::hangup(),
+            SignalKind::from_raw(libc::SIGTTIN),
+            SignalKind::from_raw(libc::SIGTTOU),
         ];
         let kinds = kinds
             .into_iter()
             .filter(|kind| !os::is_ignored(kind.as_raw_value()));
-        kinds.map(signal).collect::<Result<_, _>>().map(Self)
+        let kinds = kinds.map(|kind| Ok((kind, signal(kind)?)));
+        kinds.collect::<Result<_, _>>().map(Self)
+    }
+
+    /// Until a signal ends the server. Others are for the workers.
+    async fn until_the_end(&mut self, workers: &[Workers]) {
+        let had_terminal = has_terminal();
+        loop {
+            let order = match self.next().await.as_raw_value() {
+                libc::SIGTTIN => Order::More,
+                libc::SIGTTOU => Order::Fewer,
+                // A terminal that is closed says it, too.
+                libc::SIGHUP if !workers.is_empty() && has_terminal() == had_terminal => {
+                    Order::Reload
+                }
+                _ => return,
+            };
+            for workers in workers {
+                workers.order(order);
+            }
+        }
     }
 
     /// The first that comes.
-    async fn first(&mut self) {
+    async fn next(&mut self) -> SignalKind {
         std::future::poll_fn(|cx| {
-            let came = self
-                .0
-                .iter_mut()
-                .any(|signal| signal.poll_recv(cx).is_ready());
-            if came {
-                std::task::Poll::Ready(())
-            } else {
-                std::task::Poll::Pending
+            for (kind, signal) in &mut self.0 {
+                if signal.poll_recv(cx).is_ready() {
+                    return std::task::Poll::Ready(*kind);
+                }
             }
+            std::task::Poll::Pending
         })
-        .await;
+        .await
     }
+}
+
+/// Whether there is a terminal that controls this process.
+fn has_terminal() -> bool {
+    std::fs::File::open("/dev/tty").is_ok()
 }

@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http::header::{
-    ALLOW, CONTENT_LENGTH, CONTENT_TYPE, EXPECT, HOST, HeaderMap, HeaderValue, LOCATION, RANGE,
-    TRANSFER_ENCODING,
+    ALLOW, CACHE_CONTROL, CONTENT_LENGTH, CONTENT_TYPE, EXPECT, HOST, HeaderMap, HeaderValue,
+    LOCATION, RANGE, TRANSFER_ENCODING,
 };
 use http::request::Parts;
 use http::{Method, StatusCode};
@@ -36,7 +36,15 @@ pub struct Service {
     pub scripts: Option<ScriptHost>,
     pub routes: Routes<Upstream>,
     pub authorizers: Routes<Authorizer>,
+    /// Asked before routes and scripts.
+    pub statics: Vec<Static>,
     pub log: Log,
+}
+
+/// `--static`: files of an application, below a path.
+pub struct Static {
+    pub path: UrlPath,
+    pub files: Files,
 }
 
 /// Who says whether a request below its pattern may go on.
@@ -75,6 +83,8 @@ pub struct SendRoot {
 /// Who answers for a path.
 enum Whose<'a> {
     Files,
+    /// A file of that name in the folder.
+    Static(&'a Files, Target),
     Script(&'a ScriptHost, Script),
     Upstream(&'a Upstream, Script),
     /// Nobody yet: it lacks its slash.
@@ -177,7 +187,8 @@ impl Service {
         if let Some(authority) = &original.authority {
             check_authority(authority)?;
         }
-        if self.scripts.is_none() && self.routes.is_empty() && self.authorizers.is_empty() {
+        let programs = self.scripts.is_some() || !self.routes.is_empty();
+        if !programs && self.authorizers.is_empty() && self.statics.is_empty() {
             return self.files.respond(head, &original).await;
         }
         self.answer_step_by_step(head, original, body).await
@@ -186,6 +197,9 @@ impl Service {
     /// An application first, since somebody named its part of the URL space;
     /// then a script.
     fn whose(&self, path: &UrlPath) -> Result<Whose<'_>, Fault> {
+        if let Some((files, target)) = self.statics.iter().find_map(|own| own.find(path)) {
+            return Ok(Whose::Static(files, target?));
+        }
         if let Some((upstream, found)) = self.routes.find(path) {
             return Ok(match found? {
                 Found::Script(script) => Whose::Upstream(upstream, script),
@@ -256,6 +270,10 @@ impl Service {
             };
             let (outcome, script) = match self.whose(&step.target.path)? {
                 Whose::Files => return files.respond(head, &step.target).await,
+                Whose::Static(files, target) => {
+                    let answer = Box::pin(files.respond(head, &target)).await?;
+                    return statically(&target.path, answer);
+                }
                 Whose::Moved(location) => return Ok(moved(&location, &step.target.query)),
                 Whose::Script(host, script) => {
                     let facts = self.site.facts(head, &step, &original, &script);
@@ -333,6 +351,59 @@ fn asked(head: &Parts) -> Asked {
         head.version,
         &head.headers,
     )
+}
+
+impl Static {
+    /// The file that a path names below this one.
+    fn find(&self, path: &UrlPath) -> Option<(&Files, Result<Target, Fault>)> {
+        let rest = path.segments.strip_prefix(&self.path.segments[..])?;
+        let encoded: Vec<String> = rest
+            .iter()
+            .map(|part| crate::target::encode_segment(part))
+            .collect();
+        let target = Target::parse(&format!("/{}", encoded.join("/")).into());
+        let is_folder = rest.is_empty() || path.trailing_slash;
+        let target = target.map_err(|_| Fault::not_found());
+        // Which files there are is the application's to tell.
+        let target = target.and_then(|target| {
+            if is_folder {
+                Err(Fault::not_found())
+            } else {
+                Ok(target)
+            }
+        });
+        Some((&self.files, target))
+    }
+}
+
+/// The answer for a file of `--static`. Under a name that changes with the
+/// content it is good for ever (RFC 8246).
+fn statically(path: &UrlPath, mut answer: Response) -> Result<Response, Fault> {
+    if answer.status() == StatusCode::MOVED_PERMANENTLY {
+        // A folder.
+        return Err(Fault::not_found());
+    }
+    let name = path.segments.last().map_or(&b""[..], Vec::as_slice);
+    if has_hash(name) {
+        let forever = HeaderValue::from_static("public, max-age=31536000, immutable");
+        answer.headers_mut().insert(CACHE_CONTROL, forever);
+    }
+    Ok(answer)
+}
+
+/// `app.27e20196a850.js`, `main-3f9ac01d.css`: at least eight hexadecimal digits
+/// before the ending, as Django and bundlers write them. With a digit among
+/// them, else it may be a word.
+fn has_hash(name: &[u8]) -> bool {
+    let parts: Vec<&[u8]> = name.split(|&b| b == b'.' || b == b'-').collect();
+    let is_hash = |part: &[u8]| {
+        part.len() >= 8
+            && part.iter().all(u8::is_ascii_hexdigit)
+            && part.iter().any(u8::is_ascii_digit)
+            && part.iter().any(u8::is_ascii_alphabetic)
+    };
+    let last = parts.len().saturating_sub(1);
+    name.contains(&b'.') && parts[..last].iter().skip(1).any(|part| is_hash(part))
 }
 
 /// RFC 9112 §3.2: a Host that is no host is refused before anything trusts it (C6).
@@ -502,4 +573,27 @@ fn redirected_head(head: &Parts) -> Parts {
         inner.headers.remove(name);
     }
     inner
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_with_a_hash_is_told_from_one_without() {
+        for (name, expected) in [
+            ("base.27e20196a850.css", true),
+            ("main-3f9ac01d.js", true),
+            ("chunk.3f9ac01d.min.js", true),
+            ("app.js", false),
+            ("app.12345678.js", false),
+            ("photo-20240101.jpg", false),
+            ("app.deadbeef.js", false),
+            ("app.3f9ac0.js", false),
+            ("27e20196a850.css", false),
+            ("x.27e20196a850", false),
+        ] {
+            assert_eq!(has_hash(name.as_bytes()), expected, "{name}");
+        }
+    }
 }

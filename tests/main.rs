@@ -26,3 +26,4 @@ mod samples; // every script in cgi-bin/ and the page that uses them
 mod support; // how to start a server, speak to it and see what it left behind
 mod transcripts; // one test a file in tests/transcripts
 mod warm; // scripts that start from a prepared interpreter: nothing can tell
+mod workers; // applications started from here: workers, PHP, WSGI: C164 to C198

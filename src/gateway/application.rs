@@ -8,6 +8,7 @@
 
 use std::cell::RefCell;
 use std::io;
+use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -26,13 +27,14 @@ use super::cgi::{self, Nothing, Outcome};
 use super::content::Content;
 use super::fastcgi::{self, Event, ProtocolStatus, Records, Role};
 use super::reply::{Block, HeadReader, Invalid, Kind, Reply};
-use super::route::{Target, Wire};
+use super::route::{Staff, Target, Wire};
 use super::unchunk::Unchunk;
 use super::variables::{self, Facts, Variable};
 use super::{scgi, uwsgi};
-use crate::error::Fault;
-use crate::log::{Log, MAX_LINE_BYTES};
-use crate::message::{Body, BodyError, Interim, Next, Reason, Response, Source};
+use crate::error::{Diagnosis, Fault};
+use crate::log::{Log, MAX_LINE_BYTES, escape};
+use crate::message::{Body, BodyError, FileBody, Interim, Next, Reason, Response, Source};
+use crate::target::decode;
 
 /// What is read from an application at once.
 const READ_BYTES: usize = 64 << 10;
@@ -41,6 +43,11 @@ const OPENING_WAIT: Duration = Duration::from_millis(250);
 /// What is read of an answer that nobody wants, to keep the connection.
 const DRAIN_BYTES: usize = 256 << 10;
 const DRAIN_WAIT: Duration = Duration::from_secs(2);
+/// For a worker that is started from here, where `--route-timeout` is off.
+const WORKER_WAIT: Duration = Duration::from_secs(60);
+/// How often it is looked whether a worker is done with a request that nobody
+/// waits for.
+const LEFT_POLL: Duration = Duration::from_millis(50);
 
 thread_local! {
     static ARRIVAL: RefCell<Box<[u8]>> = RefCell::new(vec![0; READ_BYTES].into_boxed_slice());
@@ -67,6 +74,10 @@ pub struct Application {
 
 struct Shared {
     protocol: Wire,
+    /// For the log.
+    name: &'static str,
+    /// Its answers may hold the private fields of our own worker code.
+    trusted: bool,
     backend: Arc<Backend<Resting>>,
     /// Connections outlive a request.
     keep: bool,
@@ -90,10 +101,19 @@ impl Application {
             connections: target.connections.unwrap_or(usize::MAX),
             keep: target.keep,
             check: target.check,
+            wait: match &target.staff {
+                // A worker answers in that time, or is replaced.
+                Some(_) => options.answer.unwrap_or(WORKER_WAIT),
+                None => connect,
+            },
+            staffed: target.staff.is_some(),
         };
+        let name = target.name();
         let shared = Shared {
             protocol,
-            backend: Backend::new(protocol.name(), target.addresses, dialling, log.clone()),
+            name,
+            trusted: matches!(target.staff, Some(Staff::Wsgi(_))),
+            backend: Backend::new(name, target.addresses, dialling, log.clone()),
             // Only FastCGI has connections that outlive a request (C176, C180).
             keep: target.keep > 0 && protocol == Wire::FastCgi,
             root: target.root,
@@ -103,6 +123,11 @@ impl Application {
         Self {
             shared: Arc::new(shared),
         }
+    }
+
+    /// Its addresses, for whoever starts workers there.
+    pub fn backend(&self) -> &Arc<Backend<Resting>> {
+        &self.shared.backend
     }
 
     /// Asks the application of `facts`, with `body` as the content. An address
@@ -194,7 +219,7 @@ impl Shared {
                 Ok(answered) => return Ok(answered),
                 Err(failed) => failed,
             };
-            if !rounds.go_on(&failed, index, shared.backend.size()) || !content.rewind() {
+            if !rounds.go_on(&failed, index, shared.backend.rounds()) || !content.rewind() {
                 return Err(failed.fault(&party, &address));
             }
             rounds.note(&failed, &address);
@@ -205,7 +230,7 @@ impl Shared {
 impl Shared {
     fn party<'a>(&'a self, subject: &'a str) -> Party<'a> {
         Party {
-            name: self.protocol.name(),
+            name: self.name,
             subject,
             log: &self.log,
         }
@@ -280,6 +305,7 @@ impl Shared {
                 address: turn.address().to_string(),
                 turn: Some(turn),
                 incoming: Incoming::new(self.protocol),
+                file: None,
                 errors: Vec::new(),
                 heard: false,
             },
@@ -659,6 +685,8 @@ struct Peer {
     address: String,
     turn: Option<Turn<Resting>>,
     incoming: Incoming,
+    /// What came with the answer's first byte, from our own worker code.
+    file: Option<OwnedFd>,
     /// The beginning of a line on standard error.
     errors: Vec<u8>,
     /// Some of an answer has come.
@@ -675,9 +703,14 @@ impl Peer {
                     output => return Ok(output),
                 }
             }
-            let incoming = &mut self.incoming;
+            let Self { incoming, file, .. } = self;
+            let with_file = self.shared.trusted && !self.heard;
             let read = ARRIVAL.with_borrow_mut(|arrival| {
-                let read = stream.try_read(arrival)?;
+                let read = if with_file {
+                    stream.try_read_with_file(arrival, file)?
+                } else {
+                    stream.try_read(arrival)?
+                };
                 if read > 0 {
                     incoming.push(&arrival[..read]);
                 }
@@ -762,10 +795,9 @@ impl Peer {
     }
 
     fn log_line(&self, line: &[u8]) {
-        let name = self.shared.protocol.name();
         self.shared
             .log
-            .gateway_line(name, &self.subject, &self.address, line);
+            .gateway_line(self.shared.name, &self.subject, &self.address, line);
     }
 }
 
@@ -780,6 +812,30 @@ impl Drop for Exchange {
         {
             let _ = stream.try_write(&fastcgi::abort());
         }
+        // A worker that goes on although nobody waits for it must get no other
+        // request meanwhile.
+        if matches!(self.upload, Upload::Done)
+            && let Some(turn) = self.peer.turn.take_if(|turn| turn.is_staffed())
+            && let Some(stream) = self.stream.take().and_then(Arc::into_inner)
+            && let Ok(stream) = stream.rest()
+        {
+            let limit = self.peer.shared.options.answer;
+            tokio::spawn(wait_for_end(turn, stream, limit));
+        }
+    }
+}
+
+/// Holds the turn of a request that was given up until the worker has closed its
+/// end. What the worker writes fails.
+async fn wait_for_end(mut turn: Turn<Resting>, stream: Resting, limit: Option<Duration>) {
+    let give_up = limit.map(|limit| Instant::now() + limit);
+    stream.take_no_more();
+    while !stream.is_closed_by_peer() {
+        if give_up.is_some_and(|give_up| Instant::now() > give_up) {
+            turn.stuck();
+            return;
+        }
+        sleep(LEFT_POLL).await;
     }
 }
 
@@ -803,6 +859,16 @@ impl Exchange {
         } = answer;
         for warning in &reply.warnings {
             self.peer.note(warning);
+        }
+        if self.peer.shared.trusted
+            && let Some(own) = reply.extensions.take()
+        {
+            if let Some(error) = own.get("x-cgi-error") {
+                return Err(self.raised(error, own.get("x-cgi-trace")));
+            }
+            if let Some(range) = own.get("x-cgi-file") {
+                return Ok(Outcome::Response(self.file(head, reply, range)?));
+            }
         }
         if let Some(file) = reply.sendfile.take() {
             if self.peer.shared.options.sendfile {
@@ -830,6 +896,46 @@ impl Exchange {
             };
         }
         Ok(Outcome::Response(self.document(head, reply, rest)))
+    }
+
+    /// The application raised an exception before its first byte.
+    fn raised(&self, error: &HeaderValue, trace: Option<&HeaderValue>) -> Fault {
+        let text = |value: &HeaderValue| String::from_utf8_lossy(value.as_bytes()).into_owned();
+        let party = self.peer.shared.party(&self.peer.subject);
+        let trace = trace.and_then(|trace| decode(trace.as_bytes()).ok());
+        let trace = trace.map(|trace| String::from_utf8_lossy(&trace).into_owned());
+        let fault = format!("the application failed: {}", text(error));
+        Fault::new(StatusCode::INTERNAL_SERVER_ERROR).because(Diagnosis {
+            stderr: trace
+                .unwrap_or_default()
+                .lines()
+                .map(|line| escape(line.as_bytes()))
+                .collect(),
+            ..party.diagnosis("exception", fault)
+        })
+    }
+
+    /// The body is part of a file that came with the answer: `OFFSET LENGTH`.
+    fn file(mut self, head: &Parts, reply: Reply, range: &HeaderValue) -> Result<Response, Fault> {
+        let numbers = range.to_str().ok().and_then(|range| {
+            let (offset, length) = range.split_once(' ')?;
+            Some((offset.parse::<u64>().ok()?, length.parse::<u64>().ok()?))
+        });
+        let (Some((offset, length)), Some(file)) = (numbers, self.peer.file.take()) else {
+            let party = self.peer.shared.party(&self.peer.subject);
+            let fault = "no file came with an answer that announces one";
+            let diagnosis = party.diagnosis("protocol", fault.into());
+            return Err(Fault::new(StatusCode::BAD_GATEWAY).because(diagnosis));
+        };
+        let mut response = self.document(head, reply, Bytes::new());
+        if !matches!(response.body(), Body::Empty) && head.method != Method::HEAD {
+            *response.body_mut() = Body::File(FileBody {
+                file: Arc::new(file.into()),
+                offset,
+                length,
+            });
+        }
+        Ok(response)
     }
 
     /// How the body begins, if it does soon. White space alone is none.
@@ -890,7 +996,8 @@ impl Exchange {
     /// Reads to the end of an answer that nobody wants, if it is short, so that
     /// the connection can be used again.
     fn discard(mut self) {
-        if !self.peer.shared.keep || self.stream.is_none() {
+        let staffed = self.peer.turn.as_ref().is_some_and(Turn::is_staffed);
+        if self.stream.is_none() || !self.peer.shared.keep && !staffed {
             return;
         }
         // Mostly the end has come together with the rest.
@@ -1059,7 +1166,10 @@ impl Output {
             return BodyError::Truncated;
         };
         let what = match stop {
-            Stop::TimedOut(limit) => format!("no output for {} s", limit.as_secs_f32()),
+            Stop::TimedOut(limit) => {
+                exchange.turn().stuck();
+                format!("no output for {} s", limit.as_secs_f32())
+            }
             Stop::Content(error) => {
                 exchange.peer.note(&format!("given up: {error}"));
                 return error;

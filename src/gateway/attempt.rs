@@ -47,6 +47,12 @@ impl Party<'_> {
     }
 
     fn no_turn(&self, trouble: &Trouble) -> Fault {
+        if let Trouble::Down(why) = trouble {
+            return Fault::new(StatusCode::BAD_GATEWAY).because(Diagnosis {
+                subject: self.subject.to_owned(),
+                ..Diagnosis::clone(why)
+            });
+        }
         let (seconds, reason, what) = match trouble {
             Trouble::Resting(pause) => (
                 u32::try_from(pause.as_secs()).unwrap_or(RETRY_AFTER) + 1,
@@ -56,7 +62,7 @@ impl Party<'_> {
             _ => (
                 RETRY_AFTER,
                 "no-connection",
-                "all connections that `connections=` allows are in use",
+                "all connections that it may have are in use",
             ),
         };
         Fault::unavailable(seconds).because(self.diagnosis(reason, what.into()))
@@ -171,7 +177,7 @@ impl Failed {
                 retry_after: Some(RETRY_AFTER),
                 ..Self::bad_gateway("out-of-resources", plain(error))
             },
-            Trouble::Full | Trouble::Busy | Trouble::Resting(_) => Self {
+            Trouble::Full | Trouble::Busy | Trouble::Resting(_) | Trouble::Down(_) => Self {
                 retry_after: Some(RETRY_AFTER),
                 ..Self::bad_gateway("queue-full", "its queue of connections is full")
             },
@@ -224,7 +230,9 @@ impl Failed {
 
     /// Tells the address what it is to blame for.
     pub fn blame<K: Kept>(&self, turn: &mut Turn<K>) {
-        if self.reason == "unreachable" {
+        if self.reason == "timeout" && turn.is_staffed() {
+            turn.stuck();
+        } else if self.reason == "unreachable" {
             turn.unreachable(&self.what);
         } else if !self.stale && !self.close && self.progress != Progress::Rejected {
             turn.misbehaved(&self.what);

@@ -3,9 +3,10 @@
 //! else in the gateway connects to anybody.
 
 use std::fmt;
-use std::io::{self, IoSlice};
+use std::io::{self, IoSlice, IoSliceMut};
+use std::mem::MaybeUninit;
 use std::net::Ipv6Addr;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream as StdUnixStream;
 use std::path::PathBuf;
 use std::pin::Pin;
@@ -14,13 +15,16 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
+use rustix::cmsg_space;
+use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::io::Errno;
-use rustix::net::RecvFlags;
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, Shutdown, recvmsg};
+use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
 use tokio::sync::Notify;
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 
+use crate::error::Diagnosis;
 use crate::log::Log;
 
 /// A failing address rests so long at first; each time twice as long.
@@ -33,6 +37,8 @@ const FAILURES: u32 = 3;
 const PROBE_AFTER: Duration = Duration::from_secs(5);
 const PROBE_EVERY: Duration = Duration::from_secs(2);
 const PROBES: u32 = 3;
+/// Workers that a request which may be run twice is tried at.
+const WORKERS_TRIED: usize = 3;
 /// An idle connection is kept so long.
 const KEEP_TIME: Duration = Duration::from_secs(10);
 /// How long a listening socket whose queue is full is tried again (C162).
@@ -44,6 +50,8 @@ const QUEUE_POLL: Duration = Duration::from_millis(10);
 pub enum Address {
     Tcp(String, u16),
     Unix(PathBuf),
+    /// The socket of a worker that is started from here, by its place.
+    Worker(usize, PathBuf),
 }
 
 impl Address {
@@ -72,6 +80,7 @@ impl fmt::Display for Address {
             Self::Tcp(host, port) if host.contains(':') => write!(f, "[{host}]:{port}"),
             Self::Tcp(host, port) => write!(f, "{host}:{port}"),
             Self::Unix(path) => write!(f, "unix:{}", path.display()),
+            Self::Worker(place, _) => write!(f, "worker {place}"),
         }
     }
 }
@@ -95,6 +104,30 @@ impl Stream {
             Self::Tcp(stream) => stream.try_read(buffer),
             Self::Unix(stream) => stream.try_read(buffer),
         }
+    }
+
+    /// The same; the descriptor that comes along goes to `file` (`SCM_RIGHTS`).
+    pub fn try_read_with_file(
+        &self,
+        buffer: &mut [u8],
+        file: &mut Option<OwnedFd>,
+    ) -> io::Result<usize> {
+        let Self::Unix(stream) = self else {
+            return self.try_read(buffer);
+        };
+        stream.try_io(Interest::READABLE, || {
+            let mut space = [MaybeUninit::uninit(); cmsg_space!(ScmRights(1))];
+            let mut control = RecvAncillaryBuffer::new(&mut space);
+            let mut pieces = [IoSliceMut::new(buffer)];
+            let flags = RecvFlags::CMSG_CLOEXEC;
+            let received = recvmsg(stream, &mut pieces, &mut control, flags)?;
+            for message in control.drain() {
+                if let RecvAncillaryMessage::ScmRights(files) = message {
+                    *file = files.into_iter().next();
+                }
+            }
+            Ok(received.bytes)
+        })
     }
 
     pub async fn writable(&self) -> io::Result<()> {
@@ -195,12 +228,8 @@ impl Kept for Resting {
     /// Whether the application still has it open and has said nothing that
     /// nobody asked for (C159).
     fn state(&self) -> KeptState {
-        let fd = match self {
-            Self::Tcp(stream) => stream.as_fd(),
-            Self::Unix(stream) => stream.as_fd(),
-        };
         let flags = RecvFlags::PEEK | RecvFlags::DONTWAIT;
-        match rustix::net::recv(fd, &mut [0u8; 1], flags) {
+        match rustix::net::recv(self.socket(), &mut [0u8; 1], flags) {
             Err(Errno::AGAIN) => KeptState::Usable,
             _ => KeptState::Closed,
         }
@@ -208,6 +237,31 @@ impl Kept for Resting {
 }
 
 impl Resting {
+    fn socket(&self) -> BorrowedFd<'_> {
+        match self {
+            Self::Tcp(stream) => stream.as_fd(),
+            Self::Unix(stream) => stream.as_fd(),
+        }
+    }
+
+    /// What the application writes from now on fails, on a Unix socket.
+    pub fn take_no_more(&self) {
+        // One that has gone has nothing to write.
+        let _ = rustix::net::shutdown(self.socket(), Shutdown::Read);
+    }
+
+    /// After [`Resting::take_no_more`]: whether the application has closed it.
+    pub fn is_closed_by_peer(&self) -> bool {
+        let mut sockets = [PollFd::from_borrowed_fd(self.socket(), PollFlags::empty())];
+        let now = Timespec::default();
+        match rustix::event::poll(&mut sockets, Some(&now)) {
+            Ok(_) => sockets[0]
+                .revents()
+                .intersects(PollFlags::HUP | PollFlags::ERR),
+            Err(_) => false,
+        }
+    }
+
     pub fn wake(self) -> io::Result<Stream> {
         match self {
             Self::Tcp(stream) => TcpStream::from_std(stream).map(Stream::Tcp),
@@ -228,6 +282,11 @@ pub struct Options {
     /// Each address is connected to so often, to see whether it is there;
     /// `None`: requests find out.
     pub check: Option<Duration>,
+    /// For a turn where all connections are in use.
+    pub wait: Duration,
+    /// Its addresses are workers that are started from here: none is open
+    /// before [`Backend::open`].
+    pub staffed: bool,
 }
 
 /// The addresses of one application.
@@ -240,6 +299,10 @@ pub struct Backend<K> {
     next: AtomicUsize,
     /// A request at some address is over.
     freed: Notify,
+    /// For whoever starts the workers: something is to be done.
+    news: Notify,
+    /// Why no worker can be had.
+    down: Mutex<Option<Arc<Diagnosis>>>,
     log: Log,
 }
 
@@ -261,6 +324,25 @@ struct State<K> {
     /// Since the last success.
     failures: u32,
     rest: Option<Rest>,
+    /// What a worker that is started from here is up to.
+    work: Work,
+}
+
+/// A worker's part of the state of its address. Without one, always open.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Work {
+    /// It gets no requests.
+    pub closed: bool,
+    /// Requests that are with it.
+    pub outstanding: usize,
+    /// Requests that it has been given.
+    pub given: u64,
+    /// It is told when `given` comes to this.
+    pub due: Option<u64>,
+    /// A request to it has not been answered in time.
+    pub stuck: bool,
+    /// When it was last given a request, or finished one.
+    pub used: Option<Instant>,
 }
 
 /// An address that gets no requests.
@@ -276,6 +358,8 @@ struct Rest {
 pub enum Trouble {
     /// All addresses rest; the first may be tried again after this.
     Resting(Duration),
+    /// The workers that are started from here end at once.
+    Down(Arc<Diagnosis>),
     /// No address has a connection to spare, for so long.
     Busy,
     /// A connection could not be made.
@@ -304,6 +388,10 @@ impl<K: Kept> Backend<K> {
                 tended: false,
                 failures: 0,
                 rest: None,
+                work: Work {
+                    closed: options.staffed,
+                    ..Work::default()
+                },
             }),
         };
         let backend = Arc::new(Self {
@@ -312,6 +400,8 @@ impl<K: Kept> Backend<K> {
             options,
             next: AtomicUsize::new(0),
             freed: Notify::new(),
+            news: Notify::new(),
+            down: Mutex::default(),
             log,
         });
         // With no other to turn to, nothing would change.
@@ -330,11 +420,19 @@ impl<K: Kept> Backend<K> {
         self.hosts.len()
     }
 
+    /// How many of them a request is tried at.
+    pub fn rounds(&self) -> usize {
+        if self.options.staffed {
+            WORKERS_TRIED
+        } else {
+            self.size()
+        }
+    }
+
     /// A turn at the address with the fewest requests, none of those in
-    /// `tried`. Waits, for as long as a connection may take, where all are at
-    /// their limit.
+    /// `tried`. Waits for a while where all are at their limit.
     pub async fn turn(self: &Arc<Self>, tried: &[usize]) -> Result<Turn<K>, Trouble> {
-        let give_up = Instant::now() + self.options.connect;
+        let give_up = Instant::now() + self.options.wait;
         loop {
             let freed = self.freed.notified();
             match self.choose(tried) {
@@ -351,14 +449,17 @@ impl<K: Kept> Backend<K> {
     fn choose(self: &Arc<Self>, tried: &[usize]) -> Result<Turn<K>, Trouble> {
         let now = Instant::now();
         let mut best: Option<(usize, usize)> = None;
-        let (mut busy, mut soonest) = (false, Duration::MAX);
+        let (mut busy, mut open, mut soonest) = (false, false, Duration::MAX);
         let alone = self.hosts.len() == 1;
         let start = self.next.fetch_add(1, Ordering::Relaxed);
         for at in (0..self.hosts.len()).map(|n| start.wrapping_add(n) % self.hosts.len()) {
-            if tried.contains(&at) {
+            let mut state = self.hosts[at].lock();
+            open |= !state.work.closed;
+            // A worker that has failed is replaced at its place.
+            let failed = tried.contains(&at) && !self.options.staffed;
+            if failed || state.work.closed {
                 continue;
             }
-            let mut state = self.hosts[at].lock();
             if state.outstanding >= self.options.connections {
                 busy = true;
                 continue;
@@ -368,7 +469,7 @@ impl<K: Kept> Backend<K> {
                 let may_probe = self.options.check.is_none();
                 if may_probe && now >= rest.until && !rest.probed {
                     rest.probed = true;
-                    state.outstanding += 1;
+                    self.count(&mut state, now);
                     return Ok(self.give(at, true));
                 }
                 soonest = soonest.min(rest.until.saturating_duration_since(now));
@@ -380,11 +481,39 @@ impl<K: Kept> Backend<K> {
         }
         match best {
             Some((at, _)) => {
-                self.hosts[at].lock().outstanding += 1;
+                let mut state = self.hosts[at].lock();
+                let full = state.outstanding >= self.options.connections;
+                if state.work.closed || full {
+                    // Since it was looked at.
+                    drop(state);
+                    return self.choose(tried);
+                }
+                self.count(&mut state, now);
+                drop(state);
                 Ok(self.give(at, false))
             }
+            None if !open && self.options.staffed => Err(self.nobody()),
             None if busy => Err(Trouble::Busy),
             None => Err(Trouble::Resting(soonest)),
+        }
+    }
+
+    fn count(&self, state: &mut State<K>, now: Instant) {
+        state.outstanding += 1;
+        state.work.given += 1;
+        state.work.used = Some(now);
+        if state.work.due == Some(state.work.given) {
+            self.news.notify_one();
+        }
+    }
+
+    /// No worker is there: one is asked for.
+    fn nobody(&self) -> Trouble {
+        self.news.notify_one();
+        let down = self.down.lock().unwrap_or_else(PoisonError::into_inner);
+        match &*down {
+            Some(why) => Trouble::Down(Arc::clone(why)),
+            None => Trouble::Busy,
         }
     }
 
@@ -394,6 +523,52 @@ impl<K: Kept> Backend<K> {
             at,
             probe,
             unheard: false,
+        }
+    }
+}
+
+/// For whoever starts the workers that the addresses are.
+impl<K> Backend<K> {
+    /// Returns when something about the workers has changed, or one is asked for.
+    pub async fn news(&self) {
+        self.news.notified().await;
+    }
+
+    /// A new worker is at the address, and is told when it has got `due`
+    /// requests.
+    pub fn open(&self, at: usize, due: Option<u64>) {
+        let mut state = self.hosts[at].lock();
+        state.failures = 0;
+        state.rest = None;
+        state.work = Work {
+            due,
+            ..Work::default()
+        };
+        drop(state);
+        self.freed.notify_waiters();
+    }
+
+    /// The worker at the address gets no more requests.
+    pub fn close(&self, at: usize) {
+        let mut state = self.hosts[at].lock();
+        state.work.closed = true;
+        state.idle.clear();
+    }
+
+    pub fn work(&self, at: usize) -> Work {
+        let state = self.hosts[at].lock();
+        Work {
+            outstanding: state.outstanding,
+            ..state.work
+        }
+    }
+
+    /// Why requests are not to wait for a worker.
+    pub fn set_down(&self, why: Option<Diagnosis>) {
+        let is_down = why.is_some();
+        *self.down.lock().unwrap_or_else(PoisonError::into_inner) = why.map(Arc::new);
+        if is_down {
+            self.freed.notify_waiters();
         }
     }
 }
@@ -421,7 +596,9 @@ async fn dial(address: &Address) -> Result<Stream, Trouble> {
                     Ok(Stream::Tcp(stream))
                 })
             }
-            Address::Unix(path) => UnixStream::connect(path).await.map(Stream::Unix),
+            Address::Unix(path) | Address::Worker(_, path) => {
+                UnixStream::connect(path).await.map(Stream::Unix)
+            }
         };
         let error = match connected {
             Ok(stream) => return Ok(stream),
@@ -540,6 +717,19 @@ impl<K: Kept> Turn<K> {
         }
     }
 
+    /// It has not answered in time. A worker that is started from here is then
+    /// replaced.
+    pub fn stuck(&mut self) {
+        if self.backend.options.staffed {
+            self.host().lock().work.stuck = true;
+            self.backend.news.notify_one();
+        }
+    }
+
+    pub fn is_staffed(&self) -> bool {
+        self.backend.options.staffed
+    }
+
     /// It could not be reached: it rests at once.
     pub fn unreachable(&mut self, why: &str) {
         self.failed(FAILURES, why);
@@ -596,7 +786,7 @@ impl<K: Kept> Turn<K> {
             return;
         }
         let mut state = self.host().lock();
-        if state.idle.len() >= keep || state.rest.is_some() {
+        if state.idle.len() >= keep || state.rest.is_some() || state.work.closed {
             return;
         }
         state.idle.push((Instant::now(), connection));
@@ -616,6 +806,12 @@ impl<K: Kept> Drop for Turn<K> {
         {
             // It was given up before anybody knew; the next one tries.
             rest.probed = false;
+        }
+        if self.backend.options.staffed {
+            state.work.used = Some(Instant::now());
+            if state.work.closed && state.outstanding == 0 {
+                self.backend.news.notify_one();
+            }
         }
         drop(state);
         self.backend.freed.notify_one();

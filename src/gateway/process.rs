@@ -128,6 +128,17 @@ impl Processes {
         self.start_with(program, streams, Some(control), None)
     }
 
+    /// Starts a worker of an application, which takes nobody's place. `control`
+    /// is not the descriptor that it becomes.
+    pub fn employ(
+        &self,
+        program: Box<Program>,
+        streams: [BorrowedFd<'_>; 3],
+        control: Option<BorrowedFd<'_>>,
+    ) -> Result<Process, SpawnError> {
+        self.start_with(program, streams, control, None)
+    }
+
     fn start_with(
         &self,
         program: Box<Program>,

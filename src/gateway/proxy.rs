@@ -106,6 +106,8 @@ impl Proxy {
             connections: target.connections.unwrap_or(usize::MAX),
             keep: target.keep,
             check: target.check,
+            wait: connect,
+            staffed: false,
         };
         let protocol = target.protocol;
         let tls = match protocol {
@@ -461,7 +463,7 @@ impl Shared {
         let name = match (&self.host, address) {
             (Some(host), _) => host.rsplit_once(':').map_or(&host[..], |(host, _)| host),
             (None, Address::Tcp(host, _)) => host,
-            (None, Address::Unix(_)) => return None,
+            (None, Address::Unix(_) | Address::Worker(..)) => return None,
         };
         ServerName::try_from(name.to_owned()).ok()
     }

@@ -69,6 +69,8 @@ pub struct Reply {
     pub close: bool,
     /// The file or location that X-Sendfile or one of its kin names (C106).
     pub sendfile: Option<Vec<u8>>,
+    /// `X-CGI-…`: heeded from our own worker code alone, never sent on (C105).
+    pub extensions: Option<Box<HeaderMap>>,
     /// For the log.
     pub warnings: Vec<String>,
 }
@@ -407,7 +409,7 @@ impl Draft {
         let (code, kind) = settle_kind(code, &mut self.headers);
         let chunked = settle_coding(&self.headers)?;
         let close = settle_connection(&mut self.headers);
-        let sendfile = settle_extensions(&mut self.headers);
+        let (sendfile, extensions) = settle_extensions(&mut self.headers);
         let announced = settle_length(&mut self.headers, chunked, &mut warnings);
         settle_date_and_server(&mut self.headers, &mut warnings);
         Ok(Reply {
@@ -423,6 +425,7 @@ impl Draft {
             chunked,
             close,
             sendfile,
+            extensions,
             warnings,
         })
     }
@@ -521,14 +524,18 @@ fn settle_connection(headers: &mut HeaderMap) -> bool {
 }
 
 /// Takes out what is meant for the gateway (C105, C106).
-fn settle_extensions(headers: &mut HeaderMap) -> Option<Vec<u8>> {
+fn settle_extensions(headers: &mut HeaderMap) -> (Option<Vec<u8>>, Option<Box<HeaderMap>>) {
     const SENDFILE: [&str; 3] = ["x-sendfile", "x-lighttpd-send-file", "x-accel-redirect"];
     let sendfile = SENDFILE.iter().find_map(|name| headers.get(*name));
     let sendfile = sendfile.map(|value| value.as_bytes().to_vec());
+    let is_own = |name: &HeaderName| name.as_str().starts_with("x-cgi-");
+    let own = headers.iter().filter(|(name, _)| is_own(name));
+    let own: HeaderMap = own.map(|(n, value)| (n.clone(), value.clone())).collect();
+    let extensions = (!own.is_empty()).then(|| Box::new(own));
     retain(headers, |name| {
-        !name.as_str().starts_with("x-cgi-") && !SENDFILE.contains(&name.as_str())
+        !is_own(name) && !SENDFILE.contains(&name.as_str())
     });
-    sendfile
+    (sendfile, extensions)
 }
 
 /// The announced length, if it is one (C111).

@@ -49,6 +49,8 @@ pub enum Pattern {
 pub struct Target {
     pub protocol: Protocol,
     pub addresses: Vec<Address>,
+    /// What is started from here; `addresses` are then its workers.
+    pub staff: Option<Staff>,
     /// The document root as the application sees it (C172).
     pub root: Option<PathBuf>,
     /// `SCRIPT_FILENAME` of a mount.
@@ -64,6 +66,17 @@ pub struct Target {
     pub keep: usize,
     /// How often it is looked whether an address is there.
     pub check: Option<Duration>,
+}
+
+/// An application that is started from here.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Staff {
+    /// A program with its arguments.
+    Command(Vec<String>),
+    /// A WSGI application: `module:callable`.
+    Wsgi(String),
+    /// `php-cgi`.
+    Php,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -231,30 +244,53 @@ impl Target {
         let wrong = |why: String, hint: &str| Err((why, hint.to_owned()));
         let (scheme, rest) = text.split_once(':').unwrap_or((text, ""));
         let protocol = match scheme {
-            "fastcgi" => Protocol::Cgi(Wire::FastCgi),
-            "scgi" => Protocol::Cgi(Wire::Scgi),
+            "fastcgi" | "php" => Protocol::Cgi(Wire::FastCgi),
+            "scgi" | "wsgi" => Protocol::Cgi(Wire::Scgi),
             "uwsgi" => Protocol::Cgi(Wire::Uwsgi(0, 0)),
             "http" => Protocol::Http,
             "https" => Protocol::Https,
             _ => {
                 return wrong(
                     format!("the protocol `{scheme}` is unknown"),
-                    "targets start with `fastcgi:`, `scgi:`, `uwsgi:`, `http:`, `https:` or \
-                     `authorizer+fastcgi:`",
+                    "targets start with `fastcgi:`, `scgi:`, `uwsgi:`, `http:`, `https:`, `wsgi:` \
+                     or `authorizer+fastcgi:`",
                 );
             }
         };
-        let mut target = Self {
-            protocol,
-            addresses: Vec::new(),
-            root: None,
-            script: None,
-            path: None,
-            host: None,
-            connections: None,
-            keep: DEFAULT_KEEP,
-            check: None,
-        };
+        let mut target = Self::of(protocol);
+        if scheme == "wsgi" {
+            let application = target.set_trailing(rest)?;
+            if application.is_empty() {
+                return wrong(
+                    "it names no application".into(),
+                    "write `wsgi:MODULE:CALLABLE`, such as `wsgi:shop.wsgi:application`",
+                );
+            }
+            target.staff = Some(Staff::Wsgi(application.to_owned()));
+            return Ok(target);
+        }
+        if scheme == "php" {
+            target.set_trailing(rest)?;
+            target.staff = Some(Staff::Php);
+            return Ok(target);
+        }
+        if let Some(command) = rest.strip_prefix("spawn:") {
+            if !matches!(protocol, Protocol::Cgi(Wire::FastCgi | Wire::Scgi)) {
+                return wrong(
+                    format!("`{scheme}:` programs can't be started from here"),
+                    "write `fastcgi:spawn:COMMAND` or `scgi:spawn:COMMAND`",
+                );
+            }
+            let command = target.set_trailing(command)?;
+            let Some(words) = words(command).filter(|words| !words.is_empty()) else {
+                return wrong(
+                    format!("`{command}` is no command"),
+                    "write a program and its arguments, quoted as for a shell",
+                );
+            };
+            target.staff = Some(Staff::Command(words));
+            return Ok(target);
+        }
         let is_http = matches!(protocol, Protocol::Http | Protocol::Https);
         let rest = match rest.strip_prefix("//") {
             Some(rest) if is_http => rest,
@@ -278,6 +314,44 @@ impl Target {
             );
         }
         Ok(target)
+    }
+
+    fn of(protocol: Protocol) -> Self {
+        Self {
+            protocol,
+            addresses: Vec::new(),
+            staff: None,
+            root: None,
+            script: None,
+            path: None,
+            host: None,
+            connections: None,
+            keep: DEFAULT_KEEP,
+            check: None,
+        }
+    }
+
+    /// The first word of its lines in the log.
+    pub fn name(&self) -> &'static str {
+        match self.staff {
+            Some(Staff::Wsgi(_)) => "wsgi",
+            Some(Staff::Php) => "php",
+            Some(Staff::Command(_)) | None => self.protocol.name(),
+        }
+    }
+
+    /// Takes the options off the end of a text that may hold commas itself, and
+    /// returns the rest.
+    fn set_trailing<'t>(&mut self, mut text: &'t str) -> Result<&'t str, Wrong> {
+        const OPTIONS: [&str; 4] = ["connections", "keep", "root", "script"];
+        while let Some((rest, item)) = text.rsplit_once(',')
+            && let Some((name, value)) = option(item)
+            && OPTIONS.contains(&name)
+        {
+            self.set(name, value)?;
+            text = rest;
+        }
+        Ok(text)
     }
 
     fn set(&mut self, name: &str, value: &str) -> Result<(), Wrong> {
@@ -344,6 +418,29 @@ fn option(item: &str) -> Option<(&str, &str)> {
     let (name, value) = item.split_once('=')?;
     let plain = !name.is_empty() && name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-');
     plain.then_some((name, value))
+}
+
+/// The words of a command as a shell would part them, without anything else
+/// that a shell does; `None` if a quotation doesn't end.
+fn words(command: &str) -> Option<Vec<String>> {
+    let mut words = Vec::new();
+    let mut word: Option<String> = None;
+    let mut quote = None;
+    let mut rest = command.chars();
+    while let Some(c) = rest.next() {
+        match (quote, c) {
+            (Some(mark), c) if c == mark => quote = None,
+            (None, '\'' | '"') => {
+                quote = Some(c);
+                word.get_or_insert_default();
+            }
+            (None | Some('"'), '\\') => word.get_or_insert_default().push(rest.next()?),
+            (None, c) if c.is_whitespace() => words.extend(word.take()),
+            (_, c) => word.get_or_insert_default().push(c),
+        }
+    }
+    words.extend(word);
+    quote.is_none().then_some(words)
 }
 
 /// Routes in the order they are asked, each with what answers for it.
@@ -472,6 +569,31 @@ mod tests {
     }
 
     #[test]
+    fn a_command_keeps_its_commas_and_quotations() {
+        let staff = |text: &str| parse(text).unwrap().target.staff.unwrap();
+        let command =
+            |words: &[&str]| Staff::Command(words.iter().copied().map(str::to_owned).collect());
+        for (text, expected) in [
+            ("/=scgi:spawn:./a -x", command(&["./a", "-x"])),
+            (
+                r#"/=scgi:spawn:a 'b c' "d\"e" '' f\ g"#,
+                command(&["a", "b c", "d\"e", "", "f g"]),
+            ),
+            ("/=fastcgi:spawn:a,b=1,keep=0", command(&["a,b=1"])),
+            (
+                "/=wsgi:m:make(1, key=2)",
+                Staff::Wsgi("m:make(1, key=2)".into()),
+            ),
+        ] {
+            assert_eq!(staff(text), expected, "{text}");
+        }
+        assert_eq!(
+            parse("/=fastcgi:spawn:a,b=1,keep=0").unwrap().target.keep,
+            0
+        );
+    }
+
+    #[test]
     fn a_route_that_is_none_is_explained() {
         for (text, part) in [
             ("/app/", "it has no `=`"),
@@ -505,6 +627,11 @@ mod tests {
             ("/=http://h:1/x", "is no address"),
             ("/=authorizer+scgi:h:1", "knows authorizers"),
             ("*.php=authorizer+fastcgi:h:1", "without a star"),
+            ("/=uwsgi:spawn:x", "can't be started from here"),
+            ("/=scgi:spawn:", "is no command"),
+            ("/=scgi:spawn:a 'b", "is no command"),
+            ("/=wsgi:", "names no application"),
+            ("/=wsgi:a:b,connections=0", "can't be understood"),
         ] {
             let error = parse(text).expect_err(text);
             assert!(error.contains(part), "{text}: {error}");

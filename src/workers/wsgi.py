@@ -97,6 +97,7 @@ fields, of which an application can send none:
 
     X-CGI-Error: TEXT            status 500, no body: the application raised this
                                  before its first byte; the page is the server's
+    X-CGI-Trace: TEXT            beside it, the end of the traceback, %-encoded
     X-CGI-File: OFFSET LENGTH    the body is that part of the file whose descriptor
                                  comes with the first byte (SCM_RIGHTS), not bytes
                                  of the connection; use offsets, not the position
@@ -134,6 +135,8 @@ BODY_BYTES = 256 << 10
 JOIN_BYTES = 64 << 10
 MESSAGE_BYTES = 4096
 TRACE_BYTES = 64 << 10
+# In a field, where each may take nine bytes or more.
+TRACE_FIELD_CHARACTERS = 2 << 10
 # Names and statuses that were found right; more are checked each time.
 CHECKED_MAX = 1024
 
@@ -1214,14 +1217,17 @@ class Exchange:
         if self.gone:
             # Nobody is there to be told, and it is no fault.
             return
-        self.log(error)
+        lines = self.log(error)
         if not self.sent:
             self.sent = True
             text = one_line(error).encode("latin-1", "backslashreplace").decode("latin-1")
             text = re.sub(r"[^\t -~\xa0-\xff]", " ", text)[:1000]
-            head = "Status: 500 Internal Server Error\r\nX-CGI-Error: %s\r\nContent-Length: 0\r\n\r\n"
+            trace = "".join(lines)[-TRACE_FIELD_CHARACTERS:].encode("utf-8", "backslashreplace")
+            trace = re.sub(rb"[^!-$&-~ ]", lambda found: b"%%%02X" % found.group()[0], trace.strip())
+            head = "Status: 500 Internal Server Error\r\nX-CGI-Error: %s\r\n" % text
             try:
-                self.send((head % text).encode("latin-1"))
+                self.send(b"%sX-CGI-Trace: %s\r\nContent-Length: 0\r\n\r\n" % (
+                    head.encode("latin-1"), trace))
             except ClientGone:
                 pass
 
@@ -1230,6 +1236,8 @@ class Exchange:
             trace = without_own_frames(error.__traceback__)
             lines = traceback.format_exception(type(error), error, trace)
             self.note("the application failed:\n" + "".join(lines).rstrip("\n"))
+            return lines
+        return []
 
     def note(self, text):
         try:

@@ -3,6 +3,7 @@
 import os
 import tempfile
 import unittest
+from urllib.parse import unquote
 
 from .support import Case, Server, head
 
@@ -203,6 +204,9 @@ class Failures(Case):
         answer = server.ask("/p")
         self.assertEqual(answer.status, "500 Internal Server Error")
         self.assertEqual(answer.field("X-CGI-Error"), "KeyError: 'with a\\nnew line and é \\u2603'")
+        trace = unquote(answer.field("X-CGI-Trace"))
+        self.assertTrue(trace.startswith("Traceback (most recent call last):\n"), trace)
+        self.assertTrue(trace.endswith("KeyError: 'with a\\nnew line and \u00e9 \u2603'"), trace)
         output = server.output()
         self.assertTrue(output.startswith("GET /p: the application failed:\nTraceback"), output)
         self.assertIn('raise KeyError("with a', output)

@@ -1,0 +1,144 @@
+//! `fastcgi:spawn:` and `scgi:spawn:`: C164 to C168.
+
+use super::{answering, refused, wait_for_workers, with, workers};
+use crate::support::{Process, Server, eventually, fixtures, needs, needs_perl_module};
+
+#[test]
+fn a_fastcgi_program_is_started_on_its_descriptor_0_c164() {
+    if !needs_perl_module("FCGI") {
+        return;
+    }
+    let script = fixtures("gateway").join("responder.pl");
+    let route = format!("/app/=fastcgi:spawn:/usr/bin/perl {}", script.display());
+    let server = Server::new()
+        .args(["--route", &route, "--workers=2"])
+        .start();
+    let both = wait_for_workers(&server, 2);
+    let answer = server.get("/app/x?y");
+    assert!(answer.text().ends_with(" /app|/x|y\n"), "{}", answer.text());
+    let large = vec![b'x'; 3_000_000];
+    assert_eq!(server.request("POST", "/app/echo", &[], &large).body, large);
+    server.get("/app/grumble");
+    server.wait_for_log("a second");
+    assert_eq!(workers(&server), both);
+}
+
+#[test]
+fn fcgiwrap_runs_the_sample_scripts_c164() {
+    if !needs("fcgiwrap") {
+        return;
+    }
+    let server = Server::new()
+        .fixture("env")
+        .args([
+            "--route",
+            "/cgi-bin/*=fastcgi:spawn:fcgiwrap",
+            "--workers=1",
+        ])
+        .start();
+    let report = server.report("/cgi-bin/env/extra?q=1");
+    assert_eq!(report.text("PATH_INFO").as_deref(), Some("/extra"));
+    assert_eq!(report.text("QUERY_STRING").as_deref(), Some("q=1"));
+}
+
+#[test]
+fn an_scgi_program_starts_in_the_served_folder_and_its_output_is_logged() {
+    if !needs("python3") {
+        return;
+    }
+    let server = with("scgi_worker.py")
+        .args([
+            "--route",
+            "/app=scgi:spawn:python3 scgi_worker.py",
+            "--workers=1",
+        ])
+        .start();
+    let answer = server.request("POST", "/app/x", &[], b"12345").text();
+    let root = server.root().canonicalize().unwrap();
+    assert!(
+        answer.ends_with(&format!(" /x 5 {}\n", root.display())),
+        "{answer}"
+    );
+    let log = server.wait_for_log("it is up");
+    let pid = answering(&server, "/app");
+    assert!(
+        log.contains(&format!("scgi 'python3 scgi_worker.py'[{pid}]: it is up")),
+        "{log}"
+    );
+}
+
+#[test]
+fn a_worker_that_dies_is_replaced_and_takes_no_other_request_with_it_c168() {
+    if !needs("python3") {
+        return;
+    }
+    let server = with("scgi_worker.py")
+        .args([
+            "--route",
+            "/app=scgi:spawn:python3 scgi_worker.py",
+            "--workers=2",
+        ])
+        .start();
+    let before = wait_for_workers(&server, 2);
+    let crashed = server.request("POST", "/app/crash", &[], b"x");
+    assert_eq!(crashed.status, 502);
+    server.wait_for_log("signal 6");
+    assert!(eventually(|| {
+        let now = workers(&server);
+        now.len() == 2 && now != before
+    }));
+    for _ in 0..10 {
+        answering(&server, "/app");
+    }
+}
+
+#[test]
+fn a_program_that_ends_at_once_is_said_so_and_tried_with_pauses_c168() {
+    let server = Server::new()
+        .args(["--route", "/app/=fastcgi:spawn:false", "--workers=1"])
+        .start();
+    let answer = server.get("/app/");
+    assert_eq!(answer.status, 502, "{}", server.log());
+    assert!(
+        answer.text().contains("its workers end at their start"),
+        "{}",
+        answer.text()
+    );
+    let log = server.wait_for_log("the next try is in 1 s");
+    assert!(
+        log.contains("has ended with exit status 1 at its start"),
+        "{log}"
+    );
+}
+
+#[test]
+fn a_program_that_is_not_there_keeps_the_server_from_starting() {
+    let output = refused(&["--route", "/app/=fastcgi:spawn:no-such-program -x"]);
+    assert_eq!(output.status.code(), Some(1));
+    let error = String::from_utf8_lossy(&output.stderr);
+    assert!(
+        error.contains("there is no program `no-such-program`"),
+        "{error}"
+    );
+}
+
+#[test]
+fn all_workers_and_their_sockets_are_gone_after_the_server_c166() {
+    if !needs("python3") {
+        return;
+    }
+    let mut server = with("scgi_worker.py")
+        .args([
+            "--route",
+            "/app=scgi:spawn:python3 scgi_worker.py",
+            "--workers=3",
+        ])
+        .start();
+    let three = wait_for_workers(&server, 3);
+    answering(&server, "/app");
+    assert_eq!(server.temporary_files().len(), 1);
+    server.signal(rustix::process::Signal::TERM);
+    assert_eq!(server.wait_exit().code(), Some(0));
+    assert!(three.into_iter().all(|pid| !Process::runs(pid)));
+    assert!(server.temporary_files().is_empty());
+}
