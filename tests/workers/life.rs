@@ -61,7 +61,7 @@ fn a_reload_to_code_that_fails_keeps_the_old_workers_c197() {
     }
     let server = shop().args(["--workers=2"]).start();
     let before = wait_for_workers(&server, 2);
-    answering(&server, "/");
+    assert!(eventually(|| server.log().matches("serves").count() == 2));
     fs::write(
         server.root().join("shop.py"),
         "import nothing_of_that_name\n",
