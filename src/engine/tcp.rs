@@ -8,10 +8,12 @@ use std::time::Duration;
 use tokio::time::{Instant, sleep};
 
 use self::peer::Holder;
+use super::wire::Wire;
 
 mod peer;
 
-/// How often a client that says nothing is looked at.
+/// How often a client is looked at that has closed its sending side, or whose
+/// socket nobody watches.
 const WATCH_POLL: Duration = Duration::from_millis(200);
 /// A client on another machine that has closed its sending side, and of which
 /// it is not known that it waits, counts as gone after so long.
@@ -30,16 +32,23 @@ pub enum Peer {
 /// as that can be told from one that only says that no more requests come.
 /// `owed`: the client has said with its request that it is the last one, so that
 /// it may well have closed its sending side behind it.
-pub async fn gone(socket: &impl AsFd, owed: bool) {
+pub async fn gone(wire: &impl Wire, owed: bool) {
+    wire.silenced().await;
+    while match peer(wire) {
+        Peer::Open => true,
+        Peer::Gone => false,
+        Peer::HalfClosed => !has_left(wire, owed),
+    } {
+        sleep(WATCH_POLL).await;
+    }
+}
+
+/// `Wire::silenced` for a socket that nobody watches.
+pub async fn silenced(socket: &impl AsFd) {
     loop {
         // First, since most answers are sent before it matters.
         sleep(WATCH_POLL).await;
-        let gone = match peer(socket) {
-            Peer::Open => false,
-            Peer::Gone => true,
-            Peer::HalfClosed => has_left(socket, owed),
-        };
-        if gone {
+        if peer(socket) != Peer::Open {
             return;
         }
     }

@@ -41,6 +41,10 @@ pub trait Wire: AsFd + Sync {
     /// Returns when there may be room.
     fn writable(&self) -> impl Future<Output = io::Result<()>> + Send;
 
+    /// Returns when the client has closed its sending side, or the connection has
+    /// broken; also behind requests that nobody has read yet.
+    fn silenced(&self) -> impl Future<Output = ()> + Send;
+
     /// Sends the head and the file's bytes. Returns how many of those there
     /// were: fewer than announced if the file has become shorter.
     fn send_file(

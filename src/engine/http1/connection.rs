@@ -518,6 +518,12 @@ impl Wire for Outbound {
         self.0.writable().await
     }
 
+    async fn silenced(&self) {
+        // Of all that can be waited for, only "priority" wakes for the end of
+        // the input and not for input; no urgent data are watched for.
+        let _ = self.0.ready(Interest::PRIORITY).await;
+    }
+
     /// A small file leaves in one write with its head; a larger one is moved by
     /// the kernel, in turns with the thread's other connections.
     async fn send_file(&self, head: &[u8], body: &FileBody, stall: Patience) -> io::Result<u64> {

@@ -19,6 +19,7 @@ use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
 use super::super::patience::Patience;
+use super::super::tcp;
 use super::super::wire::{self, Wire};
 use crate::message::FileBody;
 use crate::os;
@@ -113,6 +114,10 @@ impl Wire for Socket {
 
     async fn writable(&self) -> io::Result<()> {
         self.room().await
+    }
+
+    async fn silenced(&self) {
+        tcp::silenced(self).await;
     }
 
     /// sendfile would block on this socket.
