@@ -47,9 +47,9 @@ def about(report):
 
 def bars(report, name):
     """Name, rate, ratio and colour of each row, the fastest first."""
-    best = report.best(name, "rate")
+    best = report.base(name, "rate")
     rows = [row for row in report.rows[name] if row.rate]
-    if best is None:
+    if best is None or not best.rate:
         return []
     rows.sort(key=lambda row: -row.rate)
     return [(row.server, row.rate, row.rate / best.rate, colour(row)) for row in rows]

@@ -7,7 +7,7 @@ import socket
 import subprocess
 import time
 
-from .peers import first_match
+from .peer import first_match
 
 SAMPLE_SECONDS = 0.2
 

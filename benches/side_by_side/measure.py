@@ -10,7 +10,7 @@ import time
 from . import site as sites
 from .load import Answer, LoadError, await_answer, run_and_sample
 from .peers import RawFloor
-from .works import FILE, IDLE, LISTING, READY_PATH, SCRIPT, WORKS
+from .works import FILE, IDLE, LISTING, SCRIPT, WORKS, ready_path
 
 START_SECONDS = 10
 CHECK_SECONDS = 3
@@ -152,7 +152,7 @@ class Measurement:
             port = free_port()
             server = self.place.server(f"{peer.name}-{port}")
             server.start(peer.commands(server.folder, port, work), peer.quiet, counted)
-            if await_answer(server, port, READY_PATH, START_SECONDS):
+            if await_answer(server, port, ready_path(work), START_SECONDS):
                 return server, port
             ended = server.has_ended()
             server.stop(patient=False)
@@ -214,7 +214,7 @@ class Measurement:
         before = time.perf_counter()
         # No control group: joining it takes a shell of its own.
         server.start(commands, peer.quiet, counted=False)
-        answered = await_answer(server, port, READY_PATH, START_SECONDS)
+        answered = await_answer(server, port, ready_path(WORKS[0]), START_SECONDS)
         took = time.perf_counter() - before
         server.stop(patient=False)
         if answered:
@@ -237,8 +237,8 @@ def what_is_wrong(answer, work, site):
         absent = sum(sites.entry_name(n).encode() not in answer.content for n in range(sites.LISTING_ENTRIES))
         if absent:
             return f"wrong: {absent} entries are absent"
-    if work.kind == SCRIPT and (answer.media_type != "text/plain" or answer.content != work.says):
-        return f"wrong: the script's output is {answer.media_type} {answer.content[:80]!r}"
+    if work.kind not in {FILE, LISTING} and (answer.media_type != "text/plain" or answer.content != work.says):
+        return f"wrong: the output is {answer.media_type} {answer.content[:80]!r}"
     return None
 
 

@@ -1,4 +1,4 @@
-"""The servers, each as its own people would set it up for this: no access log, sendfile, connections kept.
+"""Servers of files and scripts, each as its own people would set it up: no access log, sendfile, connections kept.
 
 A peer says what it can do, what is missing, which version it is, and with which
 commands it serves a folder on a port. Its configuration is written to a folder of
@@ -6,70 +6,36 @@ the benchmark's own. With root rights a server runs its scripts as root if it ca
 """
 
 import os
-import re
-import shutil
 import subprocess
 
-from .works import FILE, FULL_END, HTTP_FLOOR, LISTING, OURS, PLAIN, RAW_FLOOR, SCRIPT
+from . import applications
+from .peer import CORES, FASTCGI_PARAMS, IS_ROOT, Peer, first_match, nginx_commands, which
+from .works import (
+    APP,
+    APPLICATION,
+    FILE,
+    FULL_END,
+    HTTP_FLOOR,
+    LISTING,
+    OURS,
+    PHP,
+    PLAIN,
+    RAW_FLOOR,
+    SCRIPT,
+    WARM,
+    WEB,
+    WSGI,
+    WSGI_PROCESSES,
+)
 
-CORES = len(os.sched_getaffinity(0))
-IS_ROOT = os.geteuid() == 0
-PATH = os.environ.get("PATH", os.defpath) + ":/usr/local/sbin:/usr/sbin:/sbin"
 # More than any work here has connections, so that none waits for a process of a pool.
 SCRIPT_PROCESSES = 16
 
 
-def which(name):
-    return shutil.which(name, path=PATH)
-
-
-def first_match(pattern, *command):
-    """What the pattern finds in what a command prints, on either stream."""
-    try:
-        done = subprocess.run(
-            command, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=10, check=False
-        )
-    except (OSError, subprocess.TimeoutExpired):
-        return "?"
-    found = re.search(pattern, done.stdout + done.stderr)
-    return found[1] if found else "?"
-
-
-class Peer:
-    name = ""
-    # What it is and how it is set up, for the reader of the figures.
-    note = ""
-    kinds = {FILE, LISTING, SCRIPT}
-    program = ""
-    # False for what nobody can choose instead: this server, the floors.
-    is_peer = True
-    # Kinds of work in which it ignores SIGCHLD: only a control group sees the time of the processes that it starts.
-    loses_cpu = frozenset()
-    # Its output is thrown away; a file would grow by a line per request.
-    quiet = False
-
-    def __init__(self, site):
-        self.site = site
-
-    def missing(self):
-        """What isn't installed; None if all is there."""
-        return None if which(self.program) else f"{self.program} is not installed"
-
-    def version(self):
-        return ""
-
-    def concerns(self, work):
-        """Whether it has a line in the table of a work, if only to say that it can't do it. None is the idle work."""
-        return True
-
-    def commands(self, folder, port, work):
-        """Writes the configuration into the folder; returns the commands. Only the floor looks at the work."""
-        raise NotImplementedError
-
-
 class ServeHere(Peer):
     name = OURS
-    note = "as it is, with `--log off`"
+    note = "as it is, with `--log off`; applications by `--php`, `--wsgi` with `--workers 2`"
+    kinds = {FILE, LISTING, SCRIPT, PHP, WSGI, APP}
     is_peer = False
 
     def missing(self):
@@ -79,16 +45,37 @@ class ServeHere(Peer):
         return first_match(r"(\d\S*)", self.site.serve_here, "--version")
 
     def commands(self, folder, port, work):
-        return [[self.site.serve_here, "--log", "off", port, self.site.folder]]
+        return [[self.site.serve_here, "--log", "off", *self.options(work), port, self.site.folder]]
+
+    def options(self, work):
+        if work.kind == PHP:
+            return ["--php"]
+        if work.kind in {WSGI, APP}:
+            python = ["--python", applications.PYTHON, "--workers", WSGI_PROCESSES]
+            return ["--wsgi", f"{APPLICATION}:application", *python]
+        return []
 
 
 class ServeHereLogged(ServeHere):
     name = "serve-here-log"
     note = "the same with its log as it is by default, written to /dev/null"
+    kinds = WEB
     quiet = True
 
     def commands(self, folder, port, work):
         return [[self.site.serve_here, port, self.site.folder]]
+
+
+class ServeHereWarm(ServeHere):
+    name = WARM
+    note = "scripts as it runs them by default, from prepared interpreters"
+    kinds = {APP}
+
+    def concerns(self, work):
+        return work is not None and work.kind == APP
+
+    def options(self, work):
+        return []
 
 
 class ServeHereFullEnd(ServeHere):
@@ -96,10 +83,10 @@ class ServeHereFullEnd(ServeHere):
     note = "the same with `--warm-full-end`: a prepared interpreter's child runs its whole end"
 
     def concerns(self, work):
-        return work is not None and work.warm
+        return work is not None and (work.warm or work.kind == APP)
 
-    def commands(self, folder, port, work):
-        return [[self.site.serve_here, "--log", "off", "--warm-full-end", port, self.site.folder]]
+    def options(self, work):
+        return ["--warm-full-end"]
 
 
 class ServeHerePlain(ServeHere):
@@ -107,10 +94,10 @@ class ServeHerePlain(ServeHere):
     note = "the same with `--no-warm`: each script has an interpreter of its own"
 
     def concerns(self, work):
-        return work is not None and work.kind == SCRIPT
+        return work is not None and work.kind in {SCRIPT, APP}
 
-    def commands(self, folder, port, work):
-        return [[self.site.serve_here, "--log", "off", "--no-warm", port, self.site.folder]]
+    def options(self, work):
+        return ["--no-warm"]
 
 
 class Lighttpd(Peer):
@@ -159,53 +146,17 @@ class Nginx(Peer):
         return first_match(r"nginx/(\S+)", which(self.program), "-v") + f", fcgiwrap {wrapper}"
 
     def commands(self, folder, port, work):
-        config = folder / "nginx.conf"
         socket = folder / "fcgiwrap.sock"
-        temporary = "\n".join(
-            f"    {kind}_temp_path {folder}/{kind};" for kind in ["client_body", "proxy", "fastcgi", "uwsgi", "scgi"]
-        )
-        config.write_text(f"""
-{"user root;" if IS_ROOT else ""}
-daemon off;
-worker_processes auto;
-worker_rlimit_nofile 4096;
-pid {folder}/nginx.pid;
-error_log {folder}/error.log;
-events {{ worker_connections 1024; }}
-http {{
-{temporary}
-    access_log off;
-    sendfile on;
-    tcp_nopush on;
-    keepalive_requests 1000000000;
-    open_file_cache max=1000 inactive=60s;
-    server {{
-        listen 127.0.0.1:{port} backlog=1024 reuseport;
+        inside = f"""
         root {self.site.folder};
         location / {{ autoindex on; }}
         location ^~ /cgi-bin/ {{
             fastcgi_pass unix:{socket};
-            fastcgi_param SCRIPT_FILENAME $document_root$fastcgi_script_name;
-            fastcgi_param SCRIPT_NAME $fastcgi_script_name;
-            fastcgi_param QUERY_STRING $query_string;
-            fastcgi_param REQUEST_METHOD $request_method;
-            fastcgi_param REQUEST_URI $request_uri;
-            fastcgi_param CONTENT_TYPE $content_type;
-            fastcgi_param CONTENT_LENGTH $content_length;
-            fastcgi_param DOCUMENT_ROOT $document_root;
-            fastcgi_param GATEWAY_INTERFACE CGI/1.1;
-            fastcgi_param SERVER_SOFTWARE nginx;
-            fastcgi_param SERVER_PROTOCOL $server_protocol;
-            fastcgi_param SERVER_NAME $server_name;
-            fastcgi_param SERVER_PORT $server_port;
-            fastcgi_param REMOTE_ADDR $remote_addr;
-            fastcgi_param REMOTE_PORT $remote_port;
-        }}
-    }}
-}}
-""")
+{FASTCGI_PARAMS}
+        }}"""
+        options = "    open_file_cache max=1000 inactive=60s;"
         return [
-            [which(self.program), "-p", folder, "-e", folder / "error.log", "-c", config],
+            *nginx_commands(folder, port, inside, options=options),
             [which("fcgiwrap"), "-c", SCRIPT_PROCESSES, "-s", f"unix:{socket}"],
         ]
 
@@ -378,5 +329,5 @@ class RawFloor(HttpFloor):
         return [self.site.floor, "raw", seconds, work.connections, self.site.script(work)]
 
 
-OWN = [ServeHere, ServeHereLogged, ServeHereFullEnd, ServeHerePlain]
-ALL = [*OWN, Lighttpd, Nginx, H2o, Apache, Busybox, Python, TinyHttp, HttpFloor, RawFloor]
+OWN = [ServeHere, ServeHereLogged, ServeHereWarm, ServeHereFullEnd, ServeHerePlain]
+ALL = [*OWN, Lighttpd, Nginx, H2o, Apache, Busybox, Python, TinyHttp, *applications.ALL, HttpFloor, RawFloor]

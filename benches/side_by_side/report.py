@@ -29,6 +29,11 @@ class Report:
         choose = max if measure == "rate" else min
         return choose(rows, key=lambda row: getattr(row, measure), default=None)
 
+    def base(self, work, measure):
+        """The row to which the ratios of a table are."""
+        base = base_of(work)
+        return self.row(work, base) if base else self.best(work, measure)
+
     def absent(self, work, measure):
         """Peers that could have taken part and did not."""
         kind = next(w.kind for w in WORKS if w.name == work)
@@ -38,6 +43,10 @@ class Report:
 
     def row(self, work, server):
         return next((row for row in self.rows.get(work, []) if row.server == server), None)
+
+
+def base_of(name):
+    return next((work.base for work in WORKS if work.name == name), None)
 
 
 def environment(wrk, load_average, rounds, seconds):
@@ -81,8 +90,10 @@ def title(name):
 
 
 def load_table(report, name):
-    head = ["server", "requests/s", "× best peer", "spread", "CPU µs", "× leanest peer", "p99 ms", "RSS MiB", "failed"]
-    best, leanest = report.best(name, "rate"), report.best(name, "cpu")
+    best, leanest = report.base(name, "rate"), report.base(name, "cpu")
+    base = base_of(name)
+    against = [f"× {base}"] * 2 if base else ["× best peer", "× leanest peer"]
+    head = ["server", "requests/s", against[0], "spread", "CPU µs", against[1], "p99 ms", "RSS MiB", "failed"]
     lines, remarks = [], []
     for row in report.rows[name]:
         if row.problem or not row.rates:

@@ -40,6 +40,7 @@ class Site:
         listing.mkdir()
         for number in range(LISTING_ENTRIES):
             (listing / entry_name(number)).write_bytes(b"x" * number)
+        shutil.copy(BENCHES / "hello.php", self.folder)
         before = time.time() - FILE_AGE_SECONDS
         for path in [*self.folder.rglob("*"), self.folder]:
             os.utime(path, (before, before))

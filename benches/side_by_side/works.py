@@ -4,11 +4,20 @@ import dataclasses
 
 QUERY = "n=1"
 FILE, LISTING, SCRIPT = "file", "listing", "script"
+# What a server of files and scripts is asked for; the other kinds need an application's own processes.
+WEB = {FILE, LISTING, SCRIPT}
+PHP, WSGI, APP = "PHP program", "WSGI application", "application in several ways"
 OURS = "serve-here"
 # With interpreters that run their whole end, and with none.
 FULL_END, PLAIN = "serve-here-full", "serve-here-plain"
+# With interpreters that end early, as they do by default. A row of its own only where `serve-here` is something else.
+WARM = "serve-here-warm"
 RAW_FLOOR = "floor"
 HTTP_FLOOR = "floor-http"
+
+# Below the folder that is served.
+APPLICATION = "cgi-bin/app.py"
+WSGI_PROCESSES = 2
 
 MIB = 1 << 20
 
@@ -28,6 +37,8 @@ class Work:
     says: bytes = f"method=GET query={QUERY}\n".encode()
     # Its interpreter can be prepared.
     warm: bool = False
+    # The server to which the ratios of its table are; the best peer if none is named.
+    base: str | None = None
 
 
 def script(name, title, says=Work.says, warm=False):
@@ -50,12 +61,19 @@ WORKS = [
     script("py-request", "Python with json and urllib.request", PARSED + b', "upstream": "POST"}\n', warm=True),
     script("pl-cgi", "Perl with CGI.pm", warm=True),
     script("pl-plain", "Perl without modules"),
+    Work("php", "PHP hello, 8 connections", PHP, f"/hello.php?{QUERY}", 8),
+    Work("wsgi", f"WSGI hello, {WSGI_PROCESSES} workers, 16 connections", WSGI, f"/{APPLICATION}?{QUERY}", 16),
+    Work("app", "One Python application in three ways, 8 connections", APP, f"/{APPLICATION}?{QUERY}", 8, base=PLAIN),
 ]
 # Not a load: measured on servers that nobody asks anything, or that just start.
 IDLE = "idle"
 IDLE_TITLE = "Idle memory, and start to first answer"
 NAMES = [work.name for work in WORKS] + [IDLE]
-READY_PATH = WORKS[0].path
+
+
+def ready_path(work):
+    """What a server is asked until it answers. An application may have all paths."""
+    return WORKS[0].path if work.kind in WEB else work.path
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,7 +82,7 @@ class Target:
 
     work: str
     text: str
-    measure: str  # rate, cpu, or a figure of the idle work
+    measure: str  # rate, cpu, or another figure of a row
     factor: float
     # The name of a row; "best" for the best of the peers; None for a bound that is a figure itself.
     against: str | None = "best"
@@ -91,6 +109,9 @@ TARGETS = [
     Target("cgi-c", "requests/s at least 0.97 × ours with --no-warm", "rate", 0.97, PLAIN),
     Target("cgi-sh", "requests/s at least 0.97 × ours with --no-warm", "rate", 0.97, PLAIN),
     Target("cgi-pl-plain", "requests/s at least 0.97 × ours with --no-warm", "rate", 0.97, PLAIN),
+    Target("php", "requests/s at least 1.0 × nginx's with php-cgi", "rate", 1.0, "nginx-php"),
+    Target("wsgi", "requests/s at least 1.2 × gunicorn's, sync workers", "rate", 1.2, "gunicorn"),
+    Target("app", "WSGI: requests/s at least 5 × plain CGI", "rate", 5, PLAIN),
     Target(IDLE, "resident memory after the start at most 6 MiB", "resident", 6 * MIB, None),
     Target(IDLE, "start to first answer at most 10 ms", "start_ms", 10, None),
 ]
