@@ -264,16 +264,17 @@ impl Keeper {
             let Some(held) = &mut self.places[at].held else {
                 continue;
             };
+            // Before that the place still tells of the one before.
+            if held.state != State::Serving {
+                continue;
+            }
             let pid = held.worker.pid;
-            if held.state == State::Serving
-                && self.failed_starts > 0
-                && held.since.elapsed() >= SETTLED
-            {
+            if self.failed_starts > 0 && held.since.elapsed() >= SETTLED {
                 self.failed_starts = 0;
                 self.backend.set_down(None);
                 continue;
             }
-            if work.stuck && held.state == State::Serving {
+            if work.stuck {
                 self.backend.close(at);
                 let others = work.outstanding.saturating_sub(1);
                 let until = self.options.leave.filter(|_| others > 0);
