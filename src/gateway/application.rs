@@ -398,8 +398,14 @@ impl Sending {
             if self.pending.is_empty() {
                 if let Some(piece) = content.next().await {
                     self.shared.framed(&mut self.pending, &piece?);
+                    // Together, if it is known: an application that counts bytes
+                    // may have ended before an end that comes late, and would
+                    // find it where its next request should begin.
+                    self.ended = content.is_taken();
                 } else {
                     self.ended = true;
+                }
+                if self.ended {
                     self.shared.end_of_content(&mut self.pending);
                 }
                 continue;
@@ -828,6 +834,10 @@ impl Drop for Exchange {
 /// Holds the turn of a request that was given up until the worker has closed its
 /// end. What the worker writes fails.
 async fn wait_for_end(mut turn: Turn<Resting>, stream: Resting, limit: Option<Duration>) {
+    if stream.is_half_closed_by_peer() {
+        // libfcgi waits for our end then, before it looks for another request.
+        return;
+    }
     let give_up = limit.map(|limit| Instant::now() + limit);
     stream.take_no_more();
     while !stream.is_closed_by_peer() {

@@ -252,12 +252,19 @@ impl Resting {
 
     /// After [`Resting::take_no_more`]: whether the application has closed it.
     pub fn is_closed_by_peer(&self) -> bool {
-        let mut sockets = [PollFd::from_borrowed_fd(self.socket(), PollFlags::empty())];
+        self.is(PollFlags::HUP | PollFlags::ERR)
+    }
+
+    /// Before [`Resting::take_no_more`]: whether the application writes no more.
+    pub fn is_half_closed_by_peer(&self) -> bool {
+        self.is(PollFlags::RDHUP | PollFlags::HUP | PollFlags::ERR)
+    }
+
+    fn is(&self, any_of: PollFlags) -> bool {
+        let mut sockets = [PollFd::from_borrowed_fd(self.socket(), any_of)];
         let now = Timespec::default();
         match rustix::event::poll(&mut sockets, Some(&now)) {
-            Ok(_) => sockets[0]
-                .revents()
-                .intersects(PollFlags::HUP | PollFlags::ERR),
+            Ok(_) => sockets[0].revents().intersects(any_of),
             Err(_) => false,
         }
     }
@@ -434,14 +441,20 @@ impl<K: Kept> Backend<K> {
     pub async fn turn(self: &Arc<Self>, tried: &[usize]) -> Result<Turn<K>, Trouble> {
         let give_up = Instant::now() + self.options.wait;
         loop {
-            let freed = self.freed.notified();
             match self.choose(tried) {
-                Err(Trouble::Busy) => {
-                    if timeout_at(give_up, freed).await.is_err() {
-                        return Err(Trouble::Busy);
-                    }
-                }
+                Err(Trouble::Busy) => {}
                 chosen => return chosen,
+            }
+            let freed = self.freed.notified();
+            tokio::pin!(freed);
+            // Of what is given back from now on, nothing is missed.
+            freed.as_mut().enable();
+            match self.choose(tried) {
+                Err(Trouble::Busy) => {}
+                chosen => return chosen,
+            }
+            if timeout_at(give_up, freed).await.is_err() {
+                return Err(Trouble::Busy);
             }
         }
     }

@@ -146,6 +146,9 @@ impl Content {
                         return Some(Err(BodyError::TooLarge));
                     };
                     *room = left;
+                    if left == 0 && self.length.is_some() {
+                        self.rest = Rest::Nothing;
+                    }
                     self.keep(piece);
                 }
                 Some(piece)

@@ -93,6 +93,25 @@ fn a_worker_that_dies_is_replaced_and_takes_no_other_request_with_it_c168() {
 }
 
 #[test]
+fn a_worker_that_waits_for_our_end_of_a_connection_gets_it_c159() {
+    if !needs("python3") {
+        return;
+    }
+    let server = with("fastcgi_lingers.py")
+        .args([
+            "--route",
+            "/app=fastcgi:spawn:python3 fastcgi_lingers.py",
+            "--workers=1",
+            "--route-timeout=30",
+        ])
+        .start();
+    // It ends each connection with the second request on it.
+    for _ in 0..5 {
+        answering(&server, "/app");
+    }
+}
+
+#[test]
 fn a_program_that_ends_at_once_is_said_so_and_tried_with_pauses_c168() {
     let server = Server::new()
         .args(["--route", "/app/=fastcgi:spawn:false", "--workers=1"])
