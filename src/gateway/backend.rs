@@ -515,7 +515,7 @@ impl<K: Kept> Backend<K> {
         state.outstanding += 1;
         state.work.given += 1;
         state.work.used = Some(now);
-        if state.work.due == Some(state.work.given) {
+        if state.work.due.is_some_and(|due| state.work.given >= due) {
             self.news.notify_one();
         }
     }
@@ -555,6 +555,8 @@ impl<K> Backend<K> {
         state.rest = None;
         state.work = Work {
             due,
+            // They wait for it already.
+            given: state.outstanding as u64,
             ..Work::default()
         };
         drop(state);

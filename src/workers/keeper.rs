@@ -496,12 +496,22 @@ impl Keeper {
         };
         if held.worker.is_leaving() {
             self.tell(&format!("worker {pid} {how}"));
-        } else if held.state == State::Starting || held.since.elapsed() < SETTLED {
+        } else if held.state == State::Starting
+            || held.since.elapsed() < SETTLED && !self.has_taken_requests(at)
+        {
             let never = self.job.tells && held.state == State::Starting;
             self.failed_start(&format!("worker {pid} {how} at its start"), never);
         } else {
             self.fault(&format!("worker {pid} {how}; another one is started"));
         }
+    }
+
+    /// Whether the worker that was at work there has accepted what it was given:
+    /// then it did start, however soon a request has ended it.
+    fn has_taken_requests(&self, at: usize) -> bool {
+        let work = self.backend.work(at);
+        let taken = || !anybody_waits(self.places[at].listener.as_fd());
+        work.given > work.outstanding as u64 || work.given > 0 && taken()
     }
 
     fn not_started(&mut self, failed: &SpawnError) {
@@ -571,11 +581,13 @@ impl Keeper {
 
 /// Closes the connections that nobody has taken. No worker listens there.
 fn turn_away(listener: BorrowedFd<'_>) {
-    let waits = || {
-        let mut sockets = [PollFd::from_borrowed_fd(listener, PollFlags::IN)];
-        rustix::event::poll(&mut sockets, Some(&Timespec::default())).is_ok_and(|ready| ready > 0)
-    };
-    while waits() && rustix::net::accept(listener).is_ok() {}
+    while anybody_waits(listener) && rustix::net::accept(listener).is_ok() {}
+}
+
+/// Whether there are connections that nobody has taken.
+fn anybody_waits(listener: BorrowedFd<'_>) -> bool {
+    let mut sockets = [PollFd::from_borrowed_fd(listener, PollFlags::IN)];
+    rustix::event::poll(&mut sockets, Some(&Timespec::default())).is_ok_and(|ready| ready > 0)
 }
 
 async fn until(time: Option<Instant>) {

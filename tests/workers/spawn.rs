@@ -93,6 +93,27 @@ fn a_worker_that_dies_is_replaced_and_takes_no_other_request_with_it_c168() {
 }
 
 #[test]
+fn a_request_that_ends_a_young_worker_is_no_failed_start_c168() {
+    if !needs("python3") {
+        return;
+    }
+    let server = with("scgi_worker.py")
+        .args([
+            "--route",
+            "/app=scgi:spawn:python3 scgi_worker.py",
+            "--workers=1",
+        ])
+        .start();
+    for _ in 0..4 {
+        let crashed = server.request("POST", "/app/crash", &[], b"x");
+        assert_eq!(crashed.status, 502);
+        answering(&server, "/app");
+    }
+    let log = server.log();
+    assert!(!log.contains("at its start"), "{log}");
+}
+
+#[test]
 fn a_worker_that_waits_for_our_end_of_a_connection_gets_it_c159() {
     if !needs("python3") {
         return;
