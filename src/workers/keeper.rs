@@ -3,6 +3,7 @@
 //! follows from what each place holds, looked at whenever something happens.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -32,8 +33,9 @@ const SOON: Duration = Duration::from_millis(50);
 const LATER: Duration = Duration::from_millis(500);
 /// For an import to be done, or a program to be there.
 const START_TIME: Duration = Duration::from_secs(120);
-/// Lines of a traceback for the error page.
-const TRACE_LINES: usize = 100;
+/// Lines of a traceback for the log, and for the error page.
+const TRACE_LINES: usize = 2000;
+const PAGE_LINES: usize = 100;
 
 pub struct Keeper {
     job: Job,
@@ -52,8 +54,12 @@ pub struct Keeper {
     not_before: Instant,
     /// What the last import failed with.
     trace: Vec<String>,
+    /// The log has it in full.
+    trace_is_told: bool,
     /// Of the application, with their times.
     files: Vec<(PathBuf, Option<SystemTime>)>,
+    /// Its folders, likewise, after a failed import: what it misses may come.
+    folders: Vec<(PathBuf, Option<SystemTime>)>,
     news: mpsc::UnboundedSender<(Tag, News)>,
     told: mpsc::UnboundedReceiver<(Tag, News)>,
 }
@@ -74,6 +80,8 @@ struct Held {
     /// 0: to be replaced, whatever the edition.
     edition: u64,
     since: Instant,
+    /// What its import fails with, as far as it was told.
+    trace: Vec<String>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -112,7 +120,9 @@ impl Keeper {
             failed_starts: 0,
             not_before: Instant::now(),
             trace: Vec::new(),
+            trace_is_told: false,
             files: Vec::new(),
+            folders: Vec::new(),
             news,
             told,
         }
@@ -197,6 +207,7 @@ impl Keeper {
     fn renew(&mut self) {
         self.edition += 1;
         self.failed_starts = 0;
+        self.trace_is_told = false;
         self.not_before = Instant::now();
     }
 
@@ -253,6 +264,8 @@ impl Keeper {
         self.backend.open(at, due);
         if self.job.tells {
             self.backend.set_down(None);
+            self.trace_is_told = false;
+            self.folders.clear();
         }
         self.tell(&format!("worker {pid} serves"));
     }
@@ -299,6 +312,10 @@ impl Keeper {
         while self.count(|held| self.is_fresh(held)) < self.wanted
             && Instant::now() >= self.not_before
         {
+            // One is enough to see whether it goes better now.
+            if self.failed_starts > 0 && self.count(|held| held.state == State::Starting) > 0 {
+                return;
+            }
             // A request may wait on the socket of one that has ended.
             let free = (0..self.places.len()).filter(|&at| self.places[at].held.is_none());
             let Some(at) = free.max_by_key(|&at| self.backend.work(at).outstanding) else {
@@ -339,6 +356,7 @@ impl Keeper {
             state: State::Starting,
             edition: self.edition,
             since: Instant::now(),
+            trace: Vec::new(),
         });
         Ok(())
     }
@@ -409,14 +427,13 @@ impl Keeper {
                 }
             }
         }
-        let changed = self
-            .files
-            .iter()
-            .find(|(file, time)| modified(file) != *time);
-        if let Some((file, _)) = changed {
+        let watched = self.files.iter().chain(&self.folders);
+        let mut changed = watched.filter(|(file, time)| modified(file) != *time);
+        if let Some((file, _)) = changed.next() {
             let text = format!("{} has changed; new workers are started", file.display());
             self.tell(&text);
             self.files.clear();
+            self.folders.clear();
             self.renew();
         }
         self.fall_asleep();
@@ -459,27 +476,66 @@ impl Keeper {
         let state = self.places[at].held.as_ref().map(|held| held.state);
         match word {
             b"ready" if state == Some(State::Starting) => self.ready(at),
-            b"file" => self.watch(rest),
+            b"file" => self.watch(at, rest),
             b"trace" => {
-                // The first of another one.
-                if rest.starts_with(b"cannot load ") {
-                    self.trace.clear();
-                }
-                if self.trace.len() < TRACE_LINES {
-                    self.trace.push(escape(rest));
+                if let Some(held) = &mut self.places[at].held
+                    && held.trace.len() < TRACE_LINES
+                {
+                    held.trace.push(escape(rest));
                 }
             }
+            b"failed" => self.tell_trace(at),
             _ => {}
         }
     }
 
-    fn watch(&mut self, name: &[u8]) {
-        use std::os::unix::ffi::OsStrExt;
-        let file = PathBuf::from(std::ffi::OsStr::from_bytes(name));
-        if !self.files.iter().any(|(known, _)| *known == file) {
-            let time = modified(&file);
-            self.files.push((file, time));
+    /// In full if it is another one than before.
+    fn tell_trace(&mut self, at: usize) {
+        let Some(held) = &mut self.places[at].held else {
+            return;
+        };
+        let trace = std::mem::take(&mut held.trace);
+        let pid = held.worker.pid.to_string();
+        let is_news = !self.trace_is_told || trace != self.trace;
+        let Job { name, subject, .. } = &self.job;
+        let last = trace.iter().rev().find(|line| !line.starts_with("hint: "));
+        match (last, is_news) {
+            (Some(last), false) => self.log.gateway_line(
+                name,
+                subject,
+                &pid,
+                format!("cannot load it, as before: {last}").as_bytes(),
+            ),
+            _ => {
+                for line in &trace {
+                    self.log.gateway_line(name, subject, &pid, line.as_bytes());
+                }
+            }
         }
+        self.trace = trace;
+        self.trace_is_told = true;
+    }
+
+    fn watch(&mut self, at: usize, name: &[u8]) {
+        let file = PathBuf::from(std::ffi::OsStr::from_bytes(name));
+        if self.files.iter().any(|(known, _)| *known == file) {
+            return;
+        }
+        if let Some(held) = &self.places[at].held {
+            self.files.push(as_it_was(held.since, file));
+        }
+    }
+
+    /// A module that the application missed is in none of its files. Its import
+    /// began at that time.
+    fn watch_folders(&mut self, began: Instant) {
+        let parents = self.files.iter().filter_map(|(file, _)| file.parent());
+        let mut folders: Vec<PathBuf> = parents.map(Into::into).collect();
+        folders.push(self.job.directory.clone());
+        folders.sort();
+        folders.dedup();
+        let folders = folders.into_iter();
+        self.folders = folders.map(|folder| as_it_was(began, folder)).collect();
     }
 
     fn ended(&mut self, at: usize, end: End) {
@@ -499,8 +555,9 @@ impl Keeper {
         } else if held.state == State::Starting
             || held.since.elapsed() < SETTLED && !self.has_taken_requests(at)
         {
-            let never = self.job.tells && held.state == State::Starting;
-            self.failed_start(&format!("worker {pid} {how} at its start"), never);
+            let import = self.job.tells && held.state == State::Starting;
+            let began = import.then_some(held.since);
+            self.failed_start(&format!("worker {pid} {how} at its start"), began);
         } else {
             self.fault(&format!("worker {pid} {how}; another one is started"));
         }
@@ -517,12 +574,12 @@ impl Keeper {
     fn not_started(&mut self, failed: &SpawnError) {
         let SpawnError { step, error } = failed;
         let text = format!("no worker could be started: {step:?}: {error}");
-        self.failed_start(&text, false);
+        self.failed_start(&text, None);
     }
 
     /// Another try comes later. Old workers, if there are any, stay. Our own code
-    /// is `never` ready only if the application can't be loaded.
-    fn failed_start(&mut self, text: &str, never: bool) {
+    /// isn't ready only if the import that it `began` failed.
+    fn failed_start(&mut self, text: &str, began: Option<Instant>) {
         let pause = FIRST_PAUSE * 2u32.saturating_pow(self.failed_starts.min(16));
         let pause = pause.min(LONGEST_PAUSE);
         self.failed_starts = self.failed_starts.saturating_add(1);
@@ -545,7 +602,10 @@ impl Keeper {
             0 => format!("{text}; the next try is in {seconds} s"),
             _ => format!("{text}; the old workers stay"),
         });
-        let give_up = never || self.failed_starts >= FAILED_STARTS;
+        if let Some(began) = began.filter(|_| self.job.reload) {
+            self.watch_folders(began);
+        }
+        let give_up = began.is_some() || self.failed_starts >= FAILED_STARTS;
         if give_up && serving == 0 {
             self.backend.set_down(Some(Diagnosis {
                 area: Area::Gateway(self.job.name),
@@ -556,7 +616,7 @@ impl Keeper {
                     "the application can't be loaded".into()
                 },
                 hint: Some("mend it; it is tried again all the time".into()),
-                stderr: self.trace.clone(),
+                stderr: self.trace.iter().take(PAGE_LINES).cloned().collect(),
                 ..Diagnosis::default()
             }));
             // What still waits there learns it, too.
@@ -603,6 +663,16 @@ fn jittered(requests: u64) -> u64 {
     // Without it they leave together, no more.
     let _ = rustix::rand::getrandom(&mut random, rustix::rand::GetRandomFlags::empty());
     requests + u64::from_ne_bytes(random) % (requests / 10 + 1)
+}
+
+/// With the time of its last change, or none if that came after `began`: then
+/// nobody knows which of both was read, and it counts as changed.
+fn as_it_was(began: Instant, file: PathBuf) -> (PathBuf, Option<SystemTime>) {
+    let now = SystemTime::now();
+    let began = now.checked_sub(began.elapsed());
+    let is_newer = |time: &SystemTime| *time <= now && began.is_some_and(|began| *time > began);
+    let time = modified(&file).filter(|time| !is_newer(time));
+    (file, time)
 }
 
 fn modified(file: &std::path::Path) -> Option<SystemTime> {

@@ -53,7 +53,8 @@ with the sender's pid. When the server closes its end, all leave as by SIGTERM.
 
     PID file PATH              loaded; comes again whenever more were imported
     PID ready                  serves from now on
-    PID trace TEXT             the traceback, line by line, before `failed`
+    PID trace TEXT             the traceback, line by line, before `failed`; without a
+                               control socket it is printed
     PID failed import TEXT     exit status 3; TEXT is the error in one line
     PID failed application TEXT        exit status 4
     PID retire requests|memory         wants to be replaced (--retire-wait)
@@ -469,7 +470,8 @@ def report_failure(error, application, control, files):
         lines = "".join(traceback.format_exception(type(error), error, trace)).splitlines()
     hint = hint_for(error, application)
     text = "\n".join(["cannot load '%s':" % application] + lines + hint)
-    print(text, file=sys.stderr)
+    if control.fd is None:
+        print(text, file=sys.stderr)
     for line in text[-TRACE_BYTES:].splitlines():
         control.tell("trace", line)
     control.tell("failed", kind, one_line(error))

@@ -129,6 +129,33 @@ fn a_changed_file_brings_new_workers_with_reload() {
         .get("/")
         .text()
         .ends_with("edition 33333")));
+    // What is missing is no file of the application, until it is there.
+    let missing = "from missing import EDITION\n";
+    fs::write(&file, code.replace("EDITION = 1\n", missing)).unwrap();
+    server.wait_for_log("No module named 'missing'");
+    fs::write(server.root().join("missing.py"), "EDITION = 4444\n").unwrap();
+    assert!(eventually(|| server
+        .get("/")
+        .text()
+        .ends_with("edition 4444")));
+}
+
+#[test]
+fn a_failure_is_told_in_full_once_and_in_a_line_from_then_on_c197() {
+    if !needs("python3") {
+        return;
+    }
+    let server = Server::new()
+        .file("shop.py", "app = undefined_name\n")
+        .args(["--wsgi", "shop:app", "--workers=2"])
+        .start();
+    let log = server.wait_for_log("the next try is in 1 s");
+    assert_eq!(log.matches("Traceback").count(), 1, "{log}");
+    let brief = "cannot load it, as before: NameError: name 'undefined_name' is not defined";
+    assert!(log.matches(brief).count() >= 2, "{log}");
+    // Who asks for it again gets it again.
+    server.signal(rustix::process::Signal::HUP);
+    assert!(eventually(|| server.log().matches("Traceback").count() == 2));
 }
 
 #[test]

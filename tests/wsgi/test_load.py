@@ -78,8 +78,15 @@ class Failures(Case):
         words = server.await_message("failed")[2]
         self.assertEqual(server.said_words("ready"), [])
         trace = [(message + [""])[2] for message in server.said_words("trace")]
-        self.assertEqual("\n".join(trace) + "\n", server.output())
-        return words, server.output(), server
+        # Whether it is news is the server's to know.
+        self.assertEqual(server.output(), "")
+        return words, "\n".join(trace) + "\n", server
+
+    def test_without_a_control_socket_the_traceback_is_printed(self):
+        _, told, _ = self.failure("imports_broken:app", 3)
+        server = self.serve("imports_broken:app", folder=LOAD, ready=False, control=False)
+        self.assertEqual(server.status(), 3)
+        self.assertEqual(server.output(), told)
 
     def test_an_exception_of_the_import_is_told_with_its_traceback_alone(self):
         words, output, server = self.failure("imports_broken:app", 3)
