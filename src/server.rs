@@ -21,7 +21,7 @@ use crate::gateway::application::{self, Application};
 use crate::gateway::backend::{Backend, Resting};
 use crate::gateway::cgi::{self, Cgi};
 use crate::gateway::process::Processes;
-use crate::gateway::route::{Pattern, Role, Routes, Staff, Target, Wire};
+use crate::gateway::route::{Pattern, Role, Route, Routes, Staff, Target, Wire};
 use crate::gateway::script::{self, Scripts};
 use crate::gateway::spawn::close_inherited;
 use crate::gateway::upstream::Upstream;
@@ -226,7 +226,8 @@ fn authorizers(
         };
         let connect = config.routes.connect;
         let staff = staffing.place(&mut target)?;
-        let application = Application::new(Wire::FastCgi, target, connect, options, log.clone());
+        let application =
+            Application::new(Wire::FastCgi, target, connect, options, None, log.clone());
         staffing.add(staff, application.backend());
         let authorizer = Authorizer {
             application,
@@ -246,18 +247,21 @@ fn routes(
     let options = application_options(config);
     let connect = config.routes.connect;
     let routes = config.routes.routes.iter();
-    let routes = routes.filter(|route| route.role == Role::Responder);
-    let routes = routes.map(|route| {
+    let mut made: Vec<(Route, Upstream)> = Vec::new();
+    for route in routes.filter(|route| route.role == Role::Responder) {
         let mut target = route.target.clone();
         let staff = staffing.place(&mut target)?;
-        let upstream = Upstream::new(target, connect, options, log.clone())?;
+        let beside = made
+            .iter()
+            .find(|(other, _)| route.target.is_beside(&other.target));
+        let beside = beside.map(|(_, upstream)| upstream);
+        let upstream = Upstream::new(target, connect, options, beside, log.clone())?;
         if let Upstream::Application(application) = &upstream {
             staffing.add(staff, application.backend());
         }
-        Ok((route.clone(), upstream))
-    });
-    let routes: Vec<_> = routes.collect::<Result<_, _>>()?;
-    Ok(Routes::new(&config.root, routes))
+        made.push((route.clone(), upstream));
+    }
+    Ok(Routes::new(&config.root, made))
 }
 
 fn cgi_options(scripts: &ScriptConfig, open_files: Option<libc::rlimit>) -> cgi::Options {

@@ -88,12 +88,14 @@ struct Shared {
 }
 
 impl Application {
-    /// `connect` is the time for a connection to be made.
+    /// `connect` is the time for a connection to be made. `beside` is another
+    /// route's application at the same addresses.
     pub fn new(
         protocol: Wire,
         target: Target,
         connect: Duration,
         options: Options,
+        beside: Option<&Self>,
         log: Log,
     ) -> Self {
         let dialling = backend::Options {
@@ -113,7 +115,12 @@ impl Application {
             protocol,
             name,
             trusted: matches!(target.staff, Some(Staff::Wsgi(_))),
-            backend: Backend::new(name, target.addresses, dialling, log.clone()),
+            backend: match beside {
+                // What one of them keeps idle would hold a worker that the
+                // other one waits for (C160).
+                Some(beside) => Arc::clone(beside.backend()),
+                None => Backend::new(name, target.addresses, dialling, log.clone()),
+            },
             // Only FastCGI has connections that outlive a request (C176, C180).
             keep: target.keep > 0 && protocol == Wire::FastCgi,
             root: target.root,
@@ -279,13 +286,10 @@ impl Shared {
     ) -> Result<(Exchange, Answer, Sending), Failed> {
         // The application may close a kept connection just now. What can't be
         // run twice could then be neither sent again nor answered.
-        let kept = match facts.head.method.is_idempotent() {
-            _ if !self.keep => None,
-            true => turn.reuse().and_then(|resting| resting.wake().ok()),
-            false => {
-                turn.close_one();
-                None
-            }
+        let kept = if self.keep && facts.head.method.is_idempotent() {
+            turn.reuse().and_then(|resting| resting.wake().ok())
+        } else {
+            None
         };
         let reused = kept.is_some();
         let stream = match kept {

@@ -213,7 +213,7 @@ pub trait Kept: Send + 'static {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum KeptState {
     Usable,
-    /// By another thread, or in a moment.
+    /// By another thread.
     NotHere,
     Closed,
 }
@@ -684,19 +684,16 @@ impl<K: Kept> Turn<K> {
         None
     }
 
-    /// Makes room for a new connection at the application, which may have a
-    /// process for each.
-    pub fn close_one(&mut self) {
-        self.host().lock().idle.pop();
-    }
-
-    /// A new connection.
+    /// A new connection. The application may have a process for each, so an idle
+    /// one that can't be used here makes room, and none is kept meanwhile (C160).
     pub async fn connect(&mut self) -> Result<Stream, Trouble> {
-        let connected = dial_in(self.backend.options.connect, self.address()).await;
-        let stream = connected?;
-        self.host().lock().unheard += 1;
+        {
+            let mut state = self.host().lock();
+            state.idle.pop();
+            state.unheard += 1;
+        }
         self.unheard = true;
-        Ok(stream)
+        dial_in(self.backend.options.connect, self.address()).await
     }
 
     /// Lets the kernel notice a machine that is cut off: at once where what is
@@ -797,10 +794,10 @@ impl<K: Kept> Turn<K> {
         let Options {
             keep, connections, ..
         } = self.backend.options;
-        if connections == usize::MAX && self.host().lock().unheard > 0 {
+        let mut state = self.host().lock();
+        if connections == usize::MAX && state.unheard > 0 {
             return;
         }
-        let mut state = self.host().lock();
         if state.idle.len() >= keep || state.rest.is_some() || state.work.closed {
             return;
         }

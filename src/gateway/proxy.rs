@@ -81,11 +81,22 @@ struct Sender {
     thread: ThreadId,
 }
 
+impl Sender {
+    /// Right after an answer the library may need a moment, in which it may also
+    /// find the connection closed.
+    async fn ready(mut self, patience: Duration) -> Option<Self> {
+        match timeout(patience, self.requests.ready()).await {
+            Ok(Ok(())) => Some(self),
+            Ok(Err(_)) | Err(_) => None,
+        }
+    }
+}
+
 impl Kept for Sender {
     fn state(&self) -> KeptState {
         if self.requests.is_closed() {
             KeptState::Closed
-        } else if self.requests.is_ready() && self.thread == thread::current().id() {
+        } else if self.thread == thread::current().id() {
             KeptState::Usable
         } else {
             KeptState::NotHere
@@ -389,9 +400,11 @@ impl Shared {
     ) -> Result<Response, Failed> {
         // As in `application`: what can't be run twice gets a new connection.
         let kept = if outbound.method.is_idempotent() && !outbound.switches {
-            turn.reuse()
+            match turn.reuse() {
+                Some(sender) => sender.ready(turn.patience()).await,
+                None => None,
+            }
         } else {
-            turn.close_one();
             None
         };
         let reused = kept.is_some();

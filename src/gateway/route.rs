@@ -340,6 +340,19 @@ impl Target {
         }
     }
 
+    /// Whether connections for `other` can be used for this, too: both name the
+    /// same application, and nothing of it is started from here.
+    pub fn is_beside(&self, other: &Self) -> bool {
+        let is_elsewhere =
+            |target: &Self| target.staff.is_none() && matches!(target.protocol, Protocol::Cgi(_));
+        is_elsewhere(self)
+            && is_elsewhere(other)
+            && self.name() == other.name()
+            && self.addresses == other.addresses
+            && self.connections == other.connections
+            && (self.keep, self.check) == (other.keep, other.check)
+    }
+
     /// Takes the options off the end of a text that may hold commas itself, and
     /// returns the rest.
     fn set_trailing<'t>(&mut self, mut text: &'t str) -> Result<&'t str, Wrong> {

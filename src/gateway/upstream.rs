@@ -19,11 +19,13 @@ pub enum Upstream {
 }
 
 impl Upstream {
-    /// `connect` is the time for a connection to be made.
+    /// `connect` is the time for a connection to be made. `beside` is what
+    /// answers for another route with the same addresses.
     pub fn new(
         target: Target,
         connect: Duration,
         options: Options,
+        beside: Option<&Self>,
         log: Log,
     ) -> Result<Self, StartError> {
         Ok(match target.protocol {
@@ -31,7 +33,12 @@ impl Upstream {
                 Self::Proxy(Proxy::new(target, connect, options, log)?)
             }
             Protocol::Cgi(wire) => {
-                Self::Application(Application::new(wire, target, connect, options, log))
+                let beside = match beside {
+                    Some(Self::Application(application)) => Some(application),
+                    Some(Self::Proxy(_)) | None => None,
+                };
+                let application = Application::new(wire, target, connect, options, beside, log);
+                Self::Application(application)
             }
         })
     }

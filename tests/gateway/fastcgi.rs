@@ -239,6 +239,24 @@ fn a_worker_that_waits_is_not_kept_from_others_c160() {
 }
 
 #[test]
+fn routes_to_one_application_share_what_is_kept_c160() {
+    let fake = Fake::responder("Content-Type: a/b\n\nhello");
+    let route = |pattern: &str, more: &str| format!("{pattern}=fastcgi:{}{more}", fake.address());
+    let server = Server::new()
+        .file("x.php", "")
+        .args(["--route", &route("/a/", "")])
+        .args(["--route", &route("/b/", ",script=/srv/b.php")])
+        .arg(format!("--php={}", fake.address()))
+        .start();
+    for _ in 0..10 {
+        for path in ["/a/", "/b/", "/x.php"] {
+            assert_eq!(server.get(path).text(), "hello");
+        }
+    }
+    assert_eq!(fake.accepted(), 1);
+}
+
+#[test]
 fn a_client_that_leaves_aborts_its_request_c161() {
     let (seen, aborted) = std::sync::mpsc::channel();
     let seen = Mutex::new(seen);

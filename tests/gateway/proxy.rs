@@ -4,10 +4,11 @@ use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{Shutdown, TcpStream};
 use std::path::Path;
 use std::process::{Command, Stdio};
-use std::sync::{Mutex, mpsc};
+use std::sync::{Barrier, Mutex, mpsc};
+use std::thread;
 
 use super::peers::{Fake, Program, fixture, nobody};
-use crate::support::{DEADLINE, Rows, Server, eventually, needs, skip, tiny_http_cannot};
+use crate::support::{DEADLINE, Rows, Server, engine, eventually, needs, skip, tiny_http_cannot};
 
 /// Up to the empty line, in lower case; `None` at the end of the connection.
 fn read_head(stream: &mut TcpStream) -> Option<String> {
@@ -230,14 +231,53 @@ fn connections_are_used_again_except_for_what_can_not_be_run_twice() {
         client.send("GET / HTTP/1.1\r\nHost: x\r\n\r\n");
         assert_eq!(client.response().status, 200);
     }
-    // The library may need a moment after an answer until it can go on.
-    assert!(mirror.accepted() < 15, "{} connections", mirror.accepted());
+    // With tiny-http requests on one connection come to several threads.
+    let most = if engine().as_deref() == Some("tiny-http") {
+        29
+    } else {
+        1
+    };
+    assert!(
+        mirror.accepted() <= most,
+        "{} connections",
+        mirror.accepted()
+    );
     let before = mirror.accepted();
     for _ in 0..5 {
         client.send("POST / HTTP/1.1\r\nHost: x\r\n\r\n");
         assert_eq!(client.response().status, 200);
     }
     assert_eq!(mirror.accepted(), before + 5);
+}
+
+#[test]
+fn a_worker_that_waits_on_a_kept_connection_is_not_kept_from_others() {
+    // One process: it accepts the next connection when this one is closed.
+    let turn = Mutex::new(());
+    let fake = Fake::new(move |mut stream, _| {
+        let _alone = turn.lock();
+        while read_head(&mut stream).is_some() {
+            let answer = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
+            if stream.write_all(answer).is_err() {
+                return;
+            }
+        }
+    });
+    let server = Server::new()
+        .args(["--route-timeout=5", "--route"])
+        .arg(format!("/=http:{}", fake.address()))
+        .start();
+    let start = Barrier::new(6);
+    thread::scope(|scope| {
+        for _ in 0..6 {
+            scope.spawn(|| {
+                start.wait();
+                for _ in 0..5 {
+                    assert_eq!(server.get("/").text(), "ok");
+                }
+            });
+        }
+    });
 }
 
 #[test]
