@@ -3,9 +3,11 @@
 
 mod addresses;
 mod authorizer;
+mod dokuwiki;
 mod fastcgi;
 mod misbehaviour;
 mod peers;
+mod php_fpm;
 mod proxy;
 mod routes;
 mod scgi;

@@ -15,7 +15,7 @@ use std::thread;
 use rustix::process::{Pid, Signal, kill_process_group};
 use tempfile::TempDir;
 
-use crate::support::{DEADLINE, eventually, fixtures};
+use crate::support::{DEADLINE, eventually, fixtures, skip};
 
 /// A program that listens on `socket` in a folder of its own. Ended, with all
 /// that it started, when it is dropped.
@@ -29,6 +29,14 @@ impl Program {
     pub(super) fn start<A: AsRef<OsStr>>(command: &str, args: impl IntoIterator<Item = A>) -> Self {
         let folder = tempfile::Builder::new().prefix("peer-").tempdir();
         let folder = folder.expect("there is a folder for temporary files");
+        Self::start_in(folder, command, args)
+    }
+
+    fn start_in<A: AsRef<OsStr>>(
+        folder: TempDir,
+        command: &str,
+        args: impl IntoIterator<Item = A>,
+    ) -> Self {
         let child = spawn(command, args, folder.path().join("socket"));
         let program = Self { folder, child };
         program.wait();
@@ -88,6 +96,44 @@ pub(super) fn fixture(name: &str) -> String {
 
 pub(super) fn php() -> Program {
     Program::start("php-cgi", ["-b", "{socket}"])
+}
+
+/// php-fpm with so many children, which also says who it is under `/ping` and
+/// `/status`. `None`, and it is said, if it isn't there.
+pub(super) fn php_fpm(children: usize) -> Option<Program> {
+    let Some(program) = php_fpm_program() else {
+        skip("needs php-fpm");
+        return None;
+    };
+    let folder = tempfile::Builder::new().prefix("peer-").tempdir();
+    let folder = folder.expect("there is a folder for temporary files");
+    let here = folder.path().display();
+    // Only root can become somebody else, and has to say whom.
+    let (user, flag) = if rustix::process::geteuid().is_root() {
+        ("user = root\ngroup = root\n", "-R")
+    } else {
+        ("", "-F")
+    };
+    let settings = format!(
+        "[global]\nerror_log = {here}/log\ndaemonize = no\n[www]\n{user}\
+         listen = {here}/socket\nlisten.backlog = 511\npm = static\n\
+         pm.max_children = {children}\npm.status_path = /status\nping.path = /ping\n\
+         catch_workers_output = yes\nsecurity.limit_extensions = .php\n"
+    );
+    let file = folder.path().join("php-fpm.conf");
+    std::fs::write(&file, settings).expect("the folder is the test's own");
+    let file = file.to_str().expect("plain");
+    let program = program.to_str().expect("plain");
+    Some(Program::start_in(folder, program, ["-F", flag, "-y", file]))
+}
+
+/// Debian names it after its version, and keeps it from the paths of most users.
+fn php_fpm_program() -> Option<PathBuf> {
+    let names = std::fs::read_dir("/usr/sbin").ok()?;
+    let paths = names.filter_map(|entry| Some(entry.ok()?.path()));
+    paths
+        .filter(|path| path.to_string_lossy().contains("/php-fpm"))
+        .max()
 }
 
 pub(super) fn fcgiwrap() -> Program {
