@@ -5,6 +5,7 @@ mod addresses;
 mod authorizer;
 mod dokuwiki;
 mod fastcgi;
+mod http_answers;
 mod misbehaviour;
 mod peers;
 mod php_fpm;

@@ -761,6 +761,9 @@ impl Exchange {
         if answer.status() == StatusCode::SWITCHING_PROTOCOLS {
             return Box::pin(self.switch(outbound, answer)).await;
         }
+        if let Some(what) = unclear(&answer) {
+            return Err(Failed::bad_gateway("protocol", what));
+        }
         let reason = answer.extensions_mut().remove::<ReasonPhrase>();
         let announced = answer.headers().get(CONTENT_LENGTH).cloned();
         let (parts, incoming) = answer.into_parts();
@@ -859,6 +862,19 @@ impl Exchange {
         });
         Ok(response)
     }
+}
+
+/// Why an answer that the library takes can't be passed on: its status is none
+/// (RFC 9110 §15), or its body is coded in ways that nobody undoes here, so that
+/// the client would take it for something else.
+fn unclear(answer: &http::Response<Incoming>) -> Option<String> {
+    if answer.status().as_u16() > 599 {
+        return Some(format!("its status is {}", answer.status().as_u16()));
+    }
+    let mut codings = answer.headers().get_all(TRANSFER_ENCODING).iter();
+    let coding = codings.next()?;
+    let is_plain = coding.as_bytes().eq_ignore_ascii_case(b"chunked") && codings.next().is_none();
+    (!is_plain).then(|| format!("it sends a Transfer-Encoding that can't be undone: {coding:?}"))
 }
 
 /// The application's content as the body of the response.

@@ -11,7 +11,7 @@ use super::peers::{Fake, Program, fixture, nobody};
 use crate::support::{DEADLINE, Rows, Server, engine, eventually, needs, skip, tiny_http_cannot};
 
 /// Up to the empty line, in lower case; `None` at the end of the connection.
-fn read_head(stream: &mut TcpStream) -> Option<String> {
+pub(super) fn read_head(stream: &mut TcpStream) -> Option<String> {
     let mut head = Vec::new();
     while !head.ends_with(b"\r\n\r\n") {
         let mut byte = [0];
