@@ -3,6 +3,7 @@
 
 mod addresses;
 mod authorizer;
+mod cgi_answers;
 mod dokuwiki;
 mod fastcgi;
 mod http_answers;

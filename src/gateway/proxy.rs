@@ -4,6 +4,7 @@
 
 use std::fmt::Write as _;
 use std::pin::Pin;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll};
 use std::thread::{self, ThreadId};
@@ -35,6 +36,7 @@ use super::attempt::{Failed, Party, Progress, Rounds};
 use super::backend::{self, Address, Backend, Kept, KeptState, Turn};
 use super::cgi::{Nothing, Outcome};
 use super::content::Content;
+use super::reply::MAX_INTERIM_BYTES;
 use super::route::{Protocol, Target};
 use super::variables::Facts;
 use crate::error::{Fault, StartError};
@@ -47,6 +49,8 @@ use crate::target::{UrlPath, encode_segment};
 
 /// Fields of an answer's header.
 const MAX_FIELDS: usize = 1000;
+/// About what there is of an answer beside its fields.
+const STATUS_LINE_BYTES: usize = 20;
 /// What is read at once from a connection that has left HTTP.
 const TUNNEL_BYTES: usize = 16 << 10;
 
@@ -544,9 +548,15 @@ fn relay_interims(request: &mut http::Request<Outgoing>, head: &Parts) {
         return;
     };
     let client = client.clone();
+    let relayed = AtomicUsize::new(0);
     hyper::ext::on_informational(request, move |interim| {
+        let length = interim.headers().iter();
+        let length = length.map(|(name, value)| name.as_str().len() + value.len());
+        let length = STATUS_LINE_BYTES + length.sum::<usize>();
+        let before = relayed.fetch_add(length, Ordering::Relaxed);
         // 100 is this server's own to say, 101 is no interim answer.
-        if matches!(interim.status().as_u16(), 102..=199) {
+        let is_one = matches!(interim.status().as_u16(), 102..=199);
+        if is_one && before + length <= MAX_INTERIM_BYTES {
             let mut relayed = http::Response::new(());
             *relayed.status_mut() = interim.status();
             *relayed.headers_mut() = interim.headers().clone();

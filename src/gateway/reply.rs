@@ -22,6 +22,9 @@ use crate::html;
 const MAX_LINE_BYTES: usize = 33 * 1024;
 /// At least 64 KiB.
 const MAX_BLOCK_BYTES: usize = 2 * MAX_LINE_BYTES;
+/// Of interim blocks together; they wait in memory for a client that is slow to
+/// take them. Later ones are dropped.
+pub const MAX_INTERIM_BYTES: usize = MAX_BLOCK_BYTES;
 /// Besides those that are the gateway's own, such as Content-Type.
 const MAX_FIELDS: usize = 1000;
 
@@ -34,6 +37,8 @@ pub struct HeadReader {
     searched: usize,
     /// Bytes of the current block in the lines taken from it.
     consumed: usize,
+    /// Bytes of interim blocks so far.
+    interim: usize,
     block: Draft,
     /// Some output has come.
     started: bool,
@@ -46,7 +51,7 @@ pub struct HeadReader {
 pub enum Block {
     /// To be sent before the response, to a client that can take it (C90).
     Interim(http::Response<()>),
-    /// `100 Continue` is the server's own to say.
+    /// `100 Continue` is the server's own to say, and too many others are too many.
     Dropped,
     Final(Reply),
 }
@@ -149,9 +154,15 @@ impl HeadReader {
                 self.block.add_line(&line)?;
                 continue;
             }
-            self.consumed = 0;
+            let length = std::mem::take(&mut self.consumed);
             let block = std::mem::take(&mut self.block).judge()?;
             self.done = matches!(block, Block::Final(_));
+            if let Block::Interim(_) = block {
+                self.interim = self.interim.saturating_add(length);
+                if self.interim > MAX_INTERIM_BYTES {
+                    return Ok(Some(Block::Dropped));
+                }
+            }
             return Ok(Some(block));
         }
         Ok(None)

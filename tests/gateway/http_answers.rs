@@ -11,7 +11,7 @@ use crate::support::{Response, Rows, Server, eventually};
 
 /// How a fake goes on after its answer.
 #[derive(Clone, Copy, PartialEq)]
-enum Then {
+pub(super) enum Then {
     Closes,
     Resets,
     /// Says nothing more for ever.
@@ -22,7 +22,8 @@ enum Then {
 use Then::{Closes, GoesOn, Hangs, Resets};
 
 /// What the client sees.
-enum Sees {
+#[derive(Clone)]
+pub(super) enum Sees {
     /// Status and whole body.
     Whole(u16, &'static str),
     /// 200, and a body that visibly ends too early.
@@ -32,7 +33,7 @@ enum Sees {
 }
 use Sees::{Cut, Fault, Whole};
 
-fn reset(stream: &TcpStream) {
+pub(super) fn reset(stream: &TcpStream) {
     // What came before it can still be read.
     rustix::net::sockopt::set_socket_linger(stream, Some(Duration::ZERO))
         .expect("TCP has the option");
@@ -330,7 +331,7 @@ fn cut() -> Vec<Row> {
     ]
 }
 
-fn is(answer: &Response, sees: &Sees) -> bool {
+pub(super) fn is(answer: &Response, sees: &Sees) -> bool {
     let lengths = answer.head.headers.iter();
     let framing = lengths.filter(|(name, _)| {
         ["content-length", "transfer-encoding"].contains(&&name.to_ascii_lowercase()[..])
@@ -394,7 +395,7 @@ fn check(rows: Vec<Row>, bytewise: bool) {
 }
 
 /// The connection ends after this answer.
-fn client_is_done(answer: &Response) -> bool {
+pub(super) fn client_is_done(answer: &Response) -> bool {
     !answer.complete || answer.header("Connection").as_deref() == Some("close")
 }
 
