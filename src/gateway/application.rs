@@ -21,7 +21,9 @@ use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 
-use super::attempt::{Failed, Party, Progress, RETRY_AFTER, Rounds, plain};
+use super::attempt::{
+    Failed, Party, Place, Progress, RETRY_AFTER, Rounds, TIMEOUT, TRY_WAIT, plain,
+};
 use super::backend::{self, Backend, Resting, Stream, Turn};
 use super::cgi::{self, Nothing, Outcome};
 use super::content::Content;
@@ -221,15 +223,15 @@ impl Shared {
         let mut rounds = Rounds::new(party, facts.head.method.is_idempotent());
         loop {
             let turn = rounds.turn(&shared.backend).await?;
-            let (index, address) = (turn.index(), turn.address().to_string());
-            let failed = match shared.ask(turn, facts, head, content).await {
+            let mut place = Place::of(&turn);
+            let failed = match shared.ask(turn, &mut place, facts, head, content).await {
                 Ok(answered) => return Ok(answered),
                 Err(failed) => failed,
             };
-            if !rounds.go_on(&failed, index, shared.backend.rounds()) || !content.rewind() {
-                return Err(failed.fault(&party, &address));
+            if !rounds.go_on(&failed, &place, shared.backend.rounds()) || !content.rewind() {
+                return Err(failed.fault(&party, &place.address));
             }
-            rounds.note(&failed, &address);
+            rounds.note(&failed, &place.address);
         }
     }
 }
@@ -275,11 +277,12 @@ impl Shared {
         }
     }
 
-    /// Sends the request to one address and reads its answer up to the end of
-    /// the header.
+    /// Sends the request to one address, which is `place` then, and reads its
+    /// answer up to the end of the header.
     async fn ask(
         self: &Arc<Self>,
         mut turn: Turn<Resting>,
+        place: &mut Place,
         facts: Facts<'_>,
         head: &[u8],
         content: &mut Content,
@@ -292,16 +295,20 @@ impl Shared {
             None
         };
         let reused = kept.is_some();
-        let stream = match kept {
-            Some(stream) => stream,
+        let stream = if let Some(stream) = kept {
+            stream
+        } else {
             // Its room is not needed while the answer is waited for.
-            None => match Box::pin(turn.connect()).await {
-                Ok(stream) => stream,
-                Err(trouble) => return Err(Failed::to_connect(&mut turn, &trouble)),
-            },
+            let connected = Box::pin(turn.connect()).await;
+            *place = Place::of(&turn);
+            connected.map_err(|trouble| Failed::to_connect(&mut turn, &trouble))?
         };
         let mut sending = Sending::new(self, head, content);
-        turn.notice_silence(&stream, sending.ended);
+        // Only what goes out as a whole can be left to itself.
+        let repeatable = facts.head.method.is_idempotent() && sending.ended;
+        turn.notice_silence(&stream, sending.ended, repeatable);
+        let brief = turn.try_time(self.options.answer).filter(|_| repeatable);
+        let limit = brief.or(self.options.answer);
         let mut exchange = Exchange {
             peer: Peer {
                 shared: Arc::clone(self),
@@ -319,7 +326,7 @@ impl Shared {
         };
         let mut reader = HeadReader::new();
         let answered = exchange
-            .read_head(facts.head, &mut reader, &mut sending, content)
+            .read_head(facts.head, limit, &mut reader, &mut sending, content)
             .await;
         let no_answer = match answered {
             Ok(reply) => {
@@ -327,13 +334,23 @@ impl Shared {
                 let rest = reader.into_rest();
                 return Ok((exchange, Answer { reply, rest }, sending));
             }
+            Err(NoAnswer::Stop(Stop::TimedOut(time)))
+                if brief == Some(time) && !exchange.peer.heard && sending.is_done() =>
+            {
+                exchange.leave();
+                return Err(Failed::in_vain(time));
+            }
             Err(no_answer) => no_answer,
         };
         let mut failed = exchange.failed(no_answer, reader);
+        if !exchange.peer.heard {
+            failed.weigh_silence(exchange.turn());
+        }
         failed.progress = match failed.progress {
             Progress::Rejected => Progress::Rejected,
-            // One that takes too long would take no less a second time.
-            _ if exchange.peer.heard || failed.reason == "timeout" => Progress::Answered,
+            _ if exchange.peer.heard || failed.reason == TIMEOUT && !failed.hung => {
+                Progress::Answered
+            }
             _ if sending.head_left > 0 => Progress::NotSent,
             _ => Progress::Sent,
         };
@@ -554,15 +571,16 @@ struct Exchange {
 }
 
 impl Exchange {
-    /// Reads header blocks until the final one, while the request goes out.
+    /// Reads header blocks until the final one, for `answer` at most, while the
+    /// request goes out.
     async fn read_head(
         &mut self,
         head: &Parts,
+        answer: Option<Duration>,
         reader: &mut HeadReader,
         sending: &mut Sending,
         content: &mut Content,
     ) -> Result<Reply, NoAnswer> {
-        let answer = self.peer.shared.options.answer;
         let began = Instant::now();
         loop {
             match reader.next_block().map_err(NoAnswer::Invalid)? {
@@ -600,6 +618,20 @@ impl Exchange {
                 Some(bytes) => reader.push(&bytes),
                 None => self.stream = None,
             }
+        }
+    }
+
+    /// Nobody waits for the answer any more; that one comes still tells that the
+    /// address is back.
+    fn leave(&mut self) {
+        if let (Some(mut turn), Some(stream)) = (self.peer.turn.take(), self.stream.take()) {
+            let limit = self.peer.shared.options.answer.unwrap_or(TRY_WAIT);
+            tokio::spawn(async move {
+                match timeout(limit, has_word(&stream)).await {
+                    Ok(true) => turn.succeeded(),
+                    Ok(false) | Err(_) => turn.hung("no answer to a try"),
+                }
+            });
         }
     }
 
@@ -833,6 +865,18 @@ impl Drop for Exchange {
             tokio::spawn(wait_for_end(turn, stream, limit));
         }
     }
+}
+
+/// Waits until the application says something; false if it ends instead.
+async fn has_word(stream: &Stream) -> bool {
+    while stream.readable().await.is_ok() {
+        match stream.try_read(&mut [0]) {
+            Ok(read) => return read > 0,
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+            Err(_) => return false,
+        }
+    }
+    false
 }
 
 /// Holds the turn of a request that was given up until the worker has closed its

@@ -3,6 +3,7 @@
 
 use std::io;
 use std::sync::Arc;
+use std::time::Duration;
 
 use http::StatusCode;
 
@@ -10,6 +11,12 @@ use super::backend::{Backend, Kept, Trouble, Turn};
 use crate::error::{Area, Diagnosis, Fault};
 use crate::log::Log;
 use crate::message::BodyError;
+
+/// The reason of what takes too long.
+pub const TIMEOUT: &str = "timeout";
+
+/// For an answer to a try that nobody waits for, where `--route-timeout` is off.
+pub const TRY_WAIT: Duration = Duration::from_secs(60);
 
 /// Seconds, in Retry-After where nothing better is known.
 pub const RETRY_AFTER: u32 = 2;
@@ -75,6 +82,8 @@ pub struct Rounds<'a> {
     /// It may be run twice (RFC 9110 §9.2.2).
     idempotent: bool,
     tried: Vec<usize>,
+    /// An address has let it wait for its whole time.
+    waited: bool,
 }
 
 impl<'a> Rounds<'a> {
@@ -83,20 +92,26 @@ impl<'a> Rounds<'a> {
             party,
             idempotent,
             tried: Vec::new(),
+            waited: false,
         }
     }
 
     /// A turn at an address that was not tried yet.
     pub async fn turn<K: Kept>(&self, backend: &Arc<Backend<K>>) -> Result<Turn<K>, Fault> {
-        let turn = backend.turn(&self.tried).await;
+        let turn = backend.turn(&self.tried, self.idempotent).await;
         turn.map_err(|trouble| self.party.no_turn(&trouble))
     }
 
     /// Whether another connection may be tried, of `size` addresses, after the
-    /// one at `index` has failed.
-    pub fn go_on(&mut self, failed: &Failed, index: usize, size: usize) -> bool {
+    /// one at `place` has failed.
+    pub fn go_on(&mut self, failed: &Failed, place: &Place, size: usize) -> bool {
+        self.tried.clone_from(&place.tried);
         if !failed.stale {
-            self.tried.push(index);
+            self.tried.push(place.index);
+        }
+        // Nobody waits for all addresses to hang.
+        if failed.reason == TIMEOUT && std::mem::replace(&mut self.waited, true) {
+            return false;
         }
         let harmless = match failed.progress {
             Progress::NotSent | Progress::Rejected => true,
@@ -111,6 +126,24 @@ impl<'a> Rounds<'a> {
         if !failed.stale {
             let text = format!("{address}: {}; another address is asked", failed.what);
             self.party.note(&text);
+        }
+    }
+}
+
+/// Where a request is tried.
+pub struct Place {
+    index: usize,
+    pub address: String,
+    /// Where it was before.
+    tried: Vec<usize>,
+}
+
+impl Place {
+    pub fn of<K: Kept>(turn: &Turn<K>) -> Self {
+        Self {
+            index: turn.index(),
+            address: turn.address().to_string(),
+            tried: turn.tried().to_vec(),
         }
     }
 }
@@ -138,6 +171,8 @@ pub struct Failed {
     pub progress: Progress,
     /// On a connection that was kept: a new one may do.
     pub stale: bool,
+    /// The address answers nobody.
+    pub hung: bool,
     pub retry_after: Option<u32>,
     /// The request itself is to blame.
     pub close: bool,
@@ -152,6 +187,7 @@ impl Failed {
             hint: None,
             progress: Progress::Answered,
             stale: false,
+            hung: false,
             retry_after: None,
             close: false,
         }
@@ -163,23 +199,20 @@ impl Failed {
 
     /// No connection could be made (C162). The address rests for it.
     pub fn to_connect<K: Kept>(turn: &mut Turn<K>, trouble: &Trouble) -> Self {
+        let what = trouble.what();
         let failed = match trouble {
-            Trouble::Refused(error) => Self {
+            Trouble::Refused(_) => Self {
                 hint: Some("start the application, or check the address".into()),
-                ..Self::bad_gateway("connect", format!("no connection: {}", plain(error)))
+                ..Self::bad_gateway("connect", what)
             },
-            Trouble::Late => Self::new(
-                StatusCode::GATEWAY_TIMEOUT,
-                "connect-timeout",
-                "no connection in time",
-            ),
-            Trouble::Exhausted(error) => Self {
+            Trouble::Late => Self::new(StatusCode::GATEWAY_TIMEOUT, "connect-timeout", what),
+            Trouble::Exhausted(_) => Self {
                 retry_after: Some(RETRY_AFTER),
-                ..Self::bad_gateway("out-of-resources", plain(error))
+                ..Self::bad_gateway("out-of-resources", what)
             },
             Trouble::Full | Trouble::Busy | Trouble::Resting(_) | Trouble::Down(_) => Self {
                 retry_after: Some(RETRY_AFTER),
-                ..Self::bad_gateway("queue-full", "its queue of connections is full")
+                ..Self::bad_gateway("queue-full", what)
             },
         };
         if !matches!(trouble, Trouble::Exhausted(_)) {
@@ -197,9 +230,27 @@ impl Failed {
             hint: Some("let it answer earlier, or raise `--route-timeout`".into()),
             ..Self::new(
                 StatusCode::GATEWAY_TIMEOUT,
-                "timeout",
+                TIMEOUT,
                 format!("no complete header for {seconds} s"),
             )
+        }
+    }
+
+    /// No answer to a try whether the address is back.
+    pub fn in_vain(time: Duration) -> Self {
+        let what = format!("no answer to a try for {} s", time.as_secs_f32());
+        Self {
+            progress: Progress::Sent,
+            ..Self::new(StatusCode::GATEWAY_TIMEOUT, "try", what)
+        }
+    }
+
+    /// What takes too long would take no less elsewhere, unless it is the
+    /// address that hangs.
+    pub fn weigh_silence<K: Kept>(&mut self, turn: &Turn<K>) {
+        if self.reason == TIMEOUT && turn.is_silent() {
+            self.hung = true;
+            self.progress = Progress::Sent;
         }
     }
 
@@ -230,8 +281,10 @@ impl Failed {
 
     /// Tells the address what it is to blame for.
     pub fn blame<K: Kept>(&self, turn: &mut Turn<K>) {
-        if self.reason == "timeout" && turn.is_staffed() {
+        if self.reason == TIMEOUT && turn.is_staffed() {
             turn.stuck();
+        } else if self.hung {
+            turn.hung(&self.what);
         } else if self.reason == "unreachable" {
             turn.unreachable(&self.what);
         } else if !self.stale && !self.close && self.progress != Progress::Rejected {
@@ -250,6 +303,20 @@ impl Failed {
             hint: self.hint,
             ..party.diagnosis(self.reason, text)
         })
+    }
+}
+
+impl Trouble {
+    /// For the log.
+    pub fn what(&self) -> String {
+        match self {
+            Self::Refused(error) => format!("no connection: {}", plain(error)),
+            Self::Late => "no connection in time".into(),
+            Self::Exhausted(error) => plain(error),
+            Self::Full | Self::Busy | Self::Resting(_) | Self::Down(_) => {
+                "its queue of connections is full".into()
+            }
+        }
     }
 }
 

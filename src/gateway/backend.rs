@@ -22,6 +22,7 @@ use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, Shutdown
 use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
 use tokio::sync::Notify;
+use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 
 use crate::error::Diagnosis;
@@ -30,13 +31,25 @@ use crate::log::Log;
 /// A failing address rests so long at first; each time twice as long.
 const FIRST_PAUSE: Duration = Duration::from_millis(500);
 const LONGEST_PAUSE: Duration = Duration::from_secs(8);
+/// A connection that takes longer than this is tried elsewhere, too.
+const DIAL_BESIDE: Duration = Duration::from_millis(300);
+/// A request that tries whether an address is back is answered in this time, or
+/// elsewhere.
+const TRY_TIME: Duration = Duration::from_secs(1);
+/// An address that owes answers and has given none for so long, while others
+/// have, counts as that many times as busy.
+const SILENCE: Duration = Duration::from_secs(1);
+const SILENT_WEIGHT: usize = 4;
 /// Failures after the connection was made that let an address rest, if no
 /// request succeeds in between.
 const FAILURES: u32 = 3;
 /// The kernel asks an application that is silent whether its machine is there.
-const PROBE_AFTER: Duration = Duration::from_secs(5);
-const PROBE_EVERY: Duration = Duration::from_secs(2);
-const PROBES: u32 = 3;
+const PROBE_AFTER: Duration = Duration::from_secs(1);
+const PROBE_EVERY: Duration = Duration::from_secs(1);
+const PROBES: u32 = 10;
+/// A machine that acknowledges nothing for so long has no more time for a
+/// request that can be repeated elsewhere.
+const UNACKNOWLEDGED: Duration = Duration::from_secs(2);
 /// Workers that a request which may be run twice is tried at.
 const WORKERS_TRIED: usize = 3;
 /// An idle connection is kept so long.
@@ -325,6 +338,12 @@ struct State<K> {
     /// nobody may have accepted it, because each worker of the application is
     /// kept by a connection (C160).
     unheard: usize,
+    /// Those of them that no answer has begun to.
+    unanswered: usize,
+    /// It has answered none of them since then.
+    silent_since: Option<Instant>,
+    /// When an answer began last.
+    answered: Option<Instant>,
     idle: Vec<(Instant, K)>,
     /// A task is there that closes what is idle for too long.
     tended: bool,
@@ -356,6 +375,9 @@ pub struct Work {
 struct Rest {
     pause: Duration,
     until: Instant,
+    /// No connection to it could be made: the next try tells before anything
+    /// was sent.
+    unreachable: bool,
     /// One request tries whether it is back.
     probed: bool,
 }
@@ -391,6 +413,9 @@ impl<K: Kept> Backend<K> {
             state: Mutex::new(State {
                 outstanding: 0,
                 unheard: 0,
+                unanswered: 0,
+                silent_since: None,
+                answered: None,
                 idle: Vec::new(),
                 tended: false,
                 failures: 0,
@@ -427,6 +452,11 @@ impl<K: Kept> Backend<K> {
         self.hosts.len()
     }
 
+    /// Whether a request can be asked elsewhere.
+    fn has_others(&self) -> bool {
+        self.hosts.len() > 1 && !self.options.staffed
+    }
+
     /// How many of them a request is tried at.
     pub fn rounds(&self) -> usize {
         if self.options.staffed {
@@ -437,11 +467,16 @@ impl<K: Kept> Backend<K> {
     }
 
     /// A turn at the address with the fewest requests, none of those in
-    /// `tried`. Waits for a while where all are at their limit.
-    pub async fn turn(self: &Arc<Self>, tried: &[usize]) -> Result<Turn<K>, Trouble> {
+    /// `tried`. Waits for a while where all are at their limit. A request that
+    /// is not `repeatable` is not risked at an address that may be back.
+    pub async fn turn(
+        self: &Arc<Self>,
+        tried: &[usize],
+        repeatable: bool,
+    ) -> Result<Turn<K>, Trouble> {
         let give_up = Instant::now() + self.options.wait;
         loop {
-            match self.choose(tried) {
+            match self.choose(tried, repeatable) {
                 Err(Trouble::Busy) => {}
                 chosen => return chosen,
             }
@@ -449,7 +484,7 @@ impl<K: Kept> Backend<K> {
             tokio::pin!(freed);
             // Of what is given back from now on, nothing is missed.
             freed.as_mut().enable();
-            match self.choose(tried) {
+            match self.choose(tried, repeatable) {
                 Err(Trouble::Busy) => {}
                 chosen => return chosen,
             }
@@ -459,11 +494,12 @@ impl<K: Kept> Backend<K> {
         }
     }
 
-    fn choose(self: &Arc<Self>, tried: &[usize]) -> Result<Turn<K>, Trouble> {
+    fn choose(self: &Arc<Self>, tried: &[usize], repeatable: bool) -> Result<Turn<K>, Trouble> {
         let now = Instant::now();
         let mut best: Option<(usize, usize)> = None;
         let (mut busy, mut open, mut soonest) = (false, false, Duration::MAX);
         let alone = self.hosts.len() == 1;
+        let may_be_hung = self.has_others();
         let start = self.next.fetch_add(1, Ordering::Relaxed);
         for at in (0..self.hosts.len()).map(|n| start.wrapping_add(n) % self.hosts.len()) {
             let mut state = self.hosts[at].lock();
@@ -480,16 +516,18 @@ impl<K: Kept> Backend<K> {
             // With no other to turn to, resting would help nobody.
             if let Some(rest) = state.rest.as_mut().filter(|_| !alone) {
                 let may_probe = self.options.check.is_none();
-                if may_probe && now >= rest.until && !rest.probed {
+                let due = rest.due(repeatable);
+                if may_probe && now >= due && !rest.probed {
                     rest.probed = true;
                     self.count(&mut state, now);
-                    return Ok(self.give(at, true));
+                    return Ok(self.give(at, true, tried));
                 }
-                soonest = soonest.min(rest.until.saturating_duration_since(now));
+                soonest = soonest.min(due.saturating_duration_since(now));
                 continue;
             }
-            if best.is_none_or(|(_, fewest)| state.outstanding < fewest) {
-                best = Some((at, state.outstanding));
+            let load = state.load(now, may_be_hung);
+            if best.is_none_or(|(_, least)| load < least) {
+                best = Some((at, load));
             }
         }
         match best {
@@ -499,13 +537,15 @@ impl<K: Kept> Backend<K> {
                 if state.work.closed || full {
                     // Since it was looked at.
                     drop(state);
-                    return self.choose(tried);
+                    return self.choose(tried, repeatable);
                 }
                 self.count(&mut state, now);
                 drop(state);
-                Ok(self.give(at, false))
+                Ok(self.give(at, false, tried))
             }
             None if !open && self.options.staffed => Err(self.nobody()),
+            // There is no better one to risk it at.
+            None if !repeatable => self.choose(tried, true),
             None if busy => Err(Trouble::Busy),
             None => Err(Trouble::Resting(soonest)),
         }
@@ -513,6 +553,8 @@ impl<K: Kept> Backend<K> {
 
     fn count(&self, state: &mut State<K>, now: Instant) {
         state.outstanding += 1;
+        state.unanswered += 1;
+        state.silent_since.get_or_insert(now);
         state.work.given += 1;
         state.work.used = Some(now);
         if state.work.due.is_some_and(|due| state.work.given >= due) {
@@ -530,12 +572,64 @@ impl<K: Kept> Backend<K> {
         }
     }
 
-    fn give(self: &Arc<Self>, at: usize, probe: bool) -> Turn<K> {
+    fn give(self: &Arc<Self>, at: usize, probe: bool, tried: &[usize]) -> Turn<K> {
         Turn {
             backend: Arc::clone(self),
             at,
+            tried: tried.to_vec(),
+            began: Instant::now(),
             probe,
             unheard: false,
+            unanswered: true,
+        }
+    }
+
+    /// Connects to the address at `at`, as a future that needs nothing else.
+    fn dial(self: &Arc<Self>, at: usize) -> impl Future<Output = Dialled> + Send + 'static {
+        let backend = Arc::clone(self);
+        async move {
+            let address = &backend.hosts[at].address;
+            (at, dial_in(backend.options.connect, address).await)
+        }
+    }
+}
+
+/// Which address, and what came of it.
+type Dialled = (usize, Result<Stream, Trouble>);
+
+impl<K> State<K> {
+    /// How busy it is, to be compared; `may_be_hung` if its silence is to count.
+    fn load(&self, now: Instant, may_be_hung: bool) -> usize {
+        let silent = |since| now.saturating_duration_since(since) >= SILENCE;
+        if may_be_hung && self.silent_since.is_some_and(silent) {
+            self.outstanding * SILENT_WEIGHT
+        } else {
+            self.outstanding
+        }
+    }
+
+    /// A request that had no answer has begun to get one, or never will.
+    fn settle(&mut self, answered: bool) {
+        self.unanswered -= 1;
+        let now = Instant::now();
+        if answered {
+            self.answered = Some(now);
+            self.silent_since = Some(now);
+        }
+        if self.unanswered == 0 {
+            self.silent_since = None;
+        }
+    }
+}
+
+impl Rest {
+    /// When a request may try whether the address is back. One that can't be
+    /// repeated waits for one that can, for a while.
+    fn due(&self, repeatable: bool) -> Instant {
+        if repeatable || self.unreachable {
+            self.until
+        } else {
+            self.until + LONGEST_PAUSE
         }
     }
 }
@@ -644,10 +738,15 @@ fn set_probes(stream: &TcpStream) -> io::Result<()> {
 pub struct Turn<K: Kept> {
     backend: Arc<Backend<K>>,
     at: usize,
+    /// Addresses that the request was at before.
+    tried: Vec<usize>,
+    began: Instant,
     /// It tries whether the address is back.
     probe: bool,
     /// On a new connection, and nothing was heard yet.
     unheard: bool,
+    /// No answer has begun.
+    unanswered: bool,
 }
 
 impl<K: Kept> Turn<K> {
@@ -658,6 +757,11 @@ impl<K: Kept> Turn<K> {
 
     pub fn address(&self) -> &Address {
         &self.host().address
+    }
+
+    /// Addresses that the request was at before.
+    pub fn tried(&self) -> &[usize] {
+        &self.tried
     }
 
     /// For a connection to be made.
@@ -684,28 +788,132 @@ impl<K: Kept> Turn<K> {
         None
     }
 
-    /// A new connection. The application may have a process for each, so an idle
-    /// one that can't be used here makes room, and none is kept meanwhile (C160).
+    /// A new connection. One that takes long is tried at other addresses as
+    /// well, and the first one that comes about is taken: the turn is then at
+    /// that address.
     pub async fn connect(&mut self) -> Result<Stream, Trouble> {
-        {
-            let mut state = self.host().lock();
-            state.idle.pop();
-            state.unheard += 1;
+        self.make_room();
+        let mut dialling = Box::pin(self.backend.dial(self.at));
+        if !self.backend.has_others() {
+            return dialling.await.1;
         }
+        match timeout(DIAL_BESIDE, &mut dialling).await {
+            Ok((_, dialled)) => dialled,
+            Err(_slow) => self.connect_beside(dialling).await,
+        }
+    }
+
+    /// The application may have a process for each connection, so an idle one that
+    /// can't be used here makes room, and none is kept meanwhile (C160).
+    fn make_room(&mut self) {
+        let mut state = self.host().lock();
+        state.idle.pop();
+        state.unheard += 1;
+        drop(state);
         self.unheard = true;
-        dial_in(self.backend.options.connect, self.address()).await
+    }
+
+    async fn connect_beside(
+        &mut self,
+        first: impl Future<Output = Dialled> + Send + 'static,
+    ) -> Result<Stream, Trouble> {
+        let mut dials = JoinSet::new();
+        dials.spawn(first);
+        // In the order in which they are tried.
+        let mut others: Vec<Self> = Vec::new();
+        let (mut more, mut own_trouble) = (true, None);
+        loop {
+            if more && let Some(mut turn) = self.one_beside(&others) {
+                turn.make_room();
+                dials.spawn(self.backend.dial(turn.at));
+                others.push(turn);
+            } else {
+                more = false;
+            }
+            let wait = if more { DIAL_BESIDE } else { Duration::MAX };
+            let (at, dialled) = match timeout(wait, dials.join_next()).await {
+                Ok(Some(Ok(dialled))) => dialled,
+                Ok(Some(Err(_))) | Err(_) => continue,
+                Ok(None) => {
+                    self.tried.extend(others.iter().map(|turn| turn.at));
+                    return Err(own_trouble.unwrap_or(Trouble::Late));
+                }
+            };
+            let trouble = match dialled {
+                Ok(stream) => {
+                    self.move_to(at, others);
+                    return Ok(stream);
+                }
+                Err(trouble) => trouble,
+            };
+            if let Some(other) = others.iter_mut().find(|other| other.at == at) {
+                if !matches!(trouble, Trouble::Exhausted(_)) {
+                    other.unreachable(&trouble.what());
+                }
+            } else {
+                // Whoever asks for the connection blames the address.
+                own_trouble = Some(trouble);
+            }
+        }
+    }
+
+    /// A turn at one more address.
+    fn one_beside(&self, others: &[Self]) -> Option<Self> {
+        let here = self.tried.iter().copied().chain([self.at]);
+        let tried: Vec<usize> = here.chain(others.iter().map(|turn| turn.at)).collect();
+        self.backend.choose(&tried, true).ok()
+    }
+
+    /// Becomes the one of `others` that is at this address, if it is not there
+    /// itself. Those that had more time are to blame.
+    fn move_to(&mut self, at: usize, mut others: Vec<Self>) {
+        let Some(winner) = others.iter().position(|turn| turn.at == at) else {
+            return;
+        };
+        let why = "no connection while another address gave one";
+        self.unreachable(why);
+        for slow in &mut others[..winner] {
+            slow.unreachable(why);
+        }
+        std::mem::swap(self, &mut others[winner]);
     }
 
     /// Lets the kernel notice a machine that is cut off: at once where what is
     /// sent isn't acknowledged in time, which holds only for a `short` request
     /// (an application may take its time for a long one), and else by probes.
-    pub fn notice_silence(&self, stream: &Stream, short: bool) {
+    /// One that is `repeatable` is given less time.
+    pub fn notice_silence(&self, stream: &Stream, short: bool, repeatable: bool) {
         use rustix::net::sockopt;
         let Stream::Tcp(stream) = stream else { return };
-        let limit = self.backend.options.connect.as_millis();
-        let limit = if short { limit } else { 0 };
+        let mut limit = self.backend.options.connect;
+        if repeatable && self.backend.has_others() {
+            limit = limit.min(UNACKNOWLEDGED);
+        }
+        let limit = if short { limit.as_millis() } else { 0 };
         // Without it the request still has its own time limit.
         let _ = sockopt::set_tcp_user_timeout(stream, u32::try_from(limit).unwrap_or(0));
+    }
+
+    /// How long the answer to a try whether the address is back is waited for,
+    /// before another address is asked for it too. `None`: as long as ever,
+    /// which is `limit`.
+    pub fn try_time(&self, limit: Option<Duration>) -> Option<Duration> {
+        let is_other = |at: &usize| *at != self.at && !self.tried.contains(at);
+        let others = (0..self.backend.hosts.len()).filter(is_other);
+        let mut others = others.map(|at| &self.backend.hosts[at]);
+        let shorter = limit.is_none_or(|limit| TRY_TIME < limit);
+        let is_try = self.probe && shorter && self.backend.has_others();
+        (is_try && others.any(|host| host.lock().rest.is_none())).then_some(TRY_TIME)
+    }
+
+    /// Whether nobody has had an answer from the address since this turn began,
+    /// while others have given some.
+    pub fn is_silent(&self) -> bool {
+        let answers = |host: &Host<K>| {
+            let answered = host.lock().answered;
+            answered.is_some_and(|answered| answered > self.began)
+        };
+        self.backend.has_others() && !answers(self.host()) && self.backend.hosts.iter().any(answers)
     }
 
     /// The application has said something.
@@ -719,8 +927,12 @@ impl<K: Kept> Turn<K> {
     pub fn succeeded(&mut self) {
         self.heard();
         self.probe = false;
+        let unanswered = std::mem::take(&mut self.unanswered);
         let rested = {
             let mut state = self.host().lock();
+            if unanswered {
+                state.settle(true);
+            }
             state.failures = 0;
             state.rest.take()
         };
@@ -744,15 +956,20 @@ impl<K: Kept> Turn<K> {
 
     /// It could not be reached: it rests at once.
     pub fn unreachable(&mut self, why: &str) {
-        self.failed(FAILURES, why);
+        self.failed(FAILURES, true, why);
+    }
+
+    /// It answers nobody: it rests at once.
+    pub fn hung(&mut self, why: &str) {
+        self.failed(FAILURES, false, why);
     }
 
     /// It was reached and did not answer as it should.
     pub fn misbehaved(&mut self, why: &str) {
-        self.failed(1, why);
+        self.failed(1, false, why);
     }
 
-    fn failed(&mut self, weight: u32, why: &str) {
+    fn failed(&mut self, weight: u32, unreachable: bool, why: &str) {
         let now = Instant::now();
         let again = std::mem::take(&mut self.probe);
         let pause = {
@@ -770,6 +987,7 @@ impl<K: Kept> Turn<K> {
             state.rest = Some(Rest {
                 pause,
                 until: now + pause,
+                unreachable,
                 probed: false,
             });
             state.idle.clear();
@@ -813,6 +1031,9 @@ impl<K: Kept> Drop for Turn<K> {
         self.heard();
         let mut state = self.host().lock();
         state.outstanding -= 1;
+        if self.unanswered {
+            state.settle(false);
+        }
         if self.probe
             && let Some(rest) = &mut state.rest
         {
@@ -856,6 +1077,7 @@ async fn check<K: Kept>(backend: Weak<Backend<K>>, at: usize, period: Duration) 
                     state.rest = Some(Rest {
                         pause,
                         until,
+                        unreachable: true,
                         probed: false,
                     });
                     state.idle.clear();

@@ -32,7 +32,7 @@ use tokio_rustls::rustls::pki_types::ServerName;
 use tokio_rustls::rustls::{ClientConfig, RootCertStore};
 
 use super::application::Options;
-use super::attempt::{Failed, Party, Progress, Rounds};
+use super::attempt::{Failed, Party, Place, Progress, Rounds, TRY_WAIT};
 use super::backend::{self, Address, Backend, Kept, KeptState, Turn};
 use super::cgi::{Nothing, Outcome};
 use super::content::Content;
@@ -156,16 +156,17 @@ impl Proxy {
         let mut rounds = Rounds::new(party, request.method.is_idempotent());
         loop {
             let turn = rounds.turn(&shared.backend).await?;
-            let (index, address) = (turn.index(), turn.address().to_string());
-            let failed = match shared.ask(turn, facts, &request, &content).await {
+            let mut place = Place::of(&turn);
+            let asked = shared.ask(turn, &mut place, facts, &request, &content);
+            let failed = match asked.await {
                 Ok(response) => return Ok(Outcome::Response(response)),
                 Err(failed) => failed,
             };
-            let again = rounds.go_on(&failed, index, shared.backend.size());
+            let again = rounds.go_on(&failed, &place, shared.backend.size());
             if !again || !content.lock().await.rewind() {
-                return Err(failed.fault(&party, &address));
+                return Err(failed.fault(&party, &place.address));
             }
-            rounds.note(&failed, &address);
+            rounds.note(&failed, &place.address);
         }
     }
 }
@@ -398,6 +399,7 @@ impl Shared {
     async fn ask(
         self: &Arc<Self>,
         mut turn: Turn<Sender>,
+        place: &mut Place,
         facts: Facts<'_>,
         outbound: &Outbound,
         content: &Arc<AsyncMutex<Content>>,
@@ -412,10 +414,14 @@ impl Shared {
             None
         };
         let reused = kept.is_some();
-        let mut sender = match kept {
-            Some(sender) => sender,
+        let mut sender = if let Some(sender) = kept {
+            sender
+        } else {
             // Its room is not needed while the answer is waited for.
-            None => Box::pin(self.connect(&mut turn)).await?,
+            let connected =
+                Box::pin(self.connect(&mut turn, outbound.method.is_idempotent())).await;
+            *place = Place::of(&turn);
+            connected?
         };
         let (outgoing, upload) = Upload::start(content).await;
         let mut request = http::Request::new(outgoing);
@@ -423,12 +429,29 @@ impl Shared {
         *request.uri_mut() = outbound.uri.clone();
         *request.headers_mut() = outbound.headers.clone();
         relay_interims(&mut request, facts.head);
-        let answer = sender.requests.try_send_request(request);
-        let answered = upload.wait_for(answer, self.options.answer).await;
+        let mut answer = Box::pin(sender.requests.try_send_request(request));
+        // Only what goes out as a whole can be left to itself.
+        let repeatable = outbound.method.is_idempotent() && upload.is_done();
+        let brief = turn.try_time(self.options.answer).filter(|_| repeatable);
+        let limit = brief.or(self.options.answer);
+        let answered = upload.wait_for(&mut answer, limit).await;
         let response = match answered {
             Ok(response) => response,
+            Err(Trouble::Late(time)) if brief == Some(time) => {
+                let limit = self.options.answer.unwrap_or(TRY_WAIT);
+                tokio::spawn(async move {
+                    // That an answer comes still tells that the address is back.
+                    match timeout(limit, answer).await {
+                        Ok(Ok(_answer)) => turn.succeeded(),
+                        Ok(Err(_)) | Err(_) => turn.hung("no answer to a try"),
+                    }
+                    drop(sender);
+                });
+                return Err(Failed::in_vain(time));
+            }
             Err(trouble) => {
                 let mut failed = no_answer(trouble, &upload);
+                failed.weigh_silence(&turn);
                 failed.stale = reused && failed.reason == "closed";
                 failed.blame(&mut turn);
                 return Err(failed);
@@ -446,12 +469,12 @@ impl Shared {
         exchange.respond(facts.head, outbound, response).await
     }
 
-    async fn connect(&self, turn: &mut Turn<Sender>) -> Result<Sender, Failed> {
+    async fn connect(&self, turn: &mut Turn<Sender>, repeatable: bool) -> Result<Sender, Failed> {
         let stream = match turn.connect().await {
             Ok(stream) => stream,
             Err(trouble) => return Err(Failed::to_connect(turn, &trouble)),
         };
-        turn.notice_silence(&stream, true);
+        turn.notice_silence(&stream, true, repeatable);
         let shaken = match &self.tls {
             None => handshake(TokioIo::new(stream)).await,
             Some(tls) => {

@@ -1,9 +1,14 @@
 //! Several addresses of one application: balancing, rest, another try.
 
 use std::io::Write;
+use std::net::{Ipv4Addr, SocketAddrV4, TcpStream};
+use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Barrier, Condvar, Mutex};
 use std::thread;
+use std::time::{Duration, Instant};
+
+use rustix::net::{AddressFamily, SocketType, bind, getsockname, listen, socket};
 
 use super::peers::{Fake, end, nobody, read_request, scgi_server, stdout};
 use crate::support::{Server, eventually, needs};
@@ -282,4 +287,161 @@ fn an_application_that_is_killed_under_load_costs_no_request_that_can_be_repeate
     });
     server.wait_for_log("it gets no requests for");
     server.settles_to(fds);
+}
+
+/// A place where connections neither come about nor fail: its queue is full, and
+/// the kernel lets whoever else knocks wait.
+struct CutOff {
+    address: String,
+    _listener: OwnedFd,
+    _queue: Vec<TcpStream>,
+}
+
+impl CutOff {
+    fn new() -> Self {
+        let listener = socket(AddressFamily::INET, SocketType::STREAM, None).expect("a socket");
+        let any = SocketAddrV4::new(Ipv4Addr::LOCALHOST, 0);
+        bind(&listener, &any).expect("loopback has a free port");
+        listen(&listener, 0).expect("it is bound");
+        let address = getsockname(&listener).expect("it is bound");
+        let address = SocketAddrV4::try_from(address).expect("as it was bound");
+        let mut queue = Vec::new();
+        let short = Duration::from_millis(200);
+        while let Ok(stream) = TcpStream::connect_timeout(&address.into(), short) {
+            queue.push(stream);
+        }
+        Self {
+            address: address.to_string(),
+            _listener: listener,
+            _queue: queue,
+        }
+    }
+}
+
+#[test]
+fn a_connection_that_does_not_come_about_is_tried_elsewhere_meanwhile() {
+    let (cut_off, there) = (CutOff::new(), named("there"));
+    let route = format!("/=fastcgi:{},{}", cut_off.address, there.address());
+    // Longer than the test waits for anything.
+    let server = Server::new()
+        .args(["--route", &route, "--route-connect", "600"])
+        .start();
+    for method in ["POST", "GET", "PUT", "POST"].repeat(3) {
+        let answer = server.request(method, "/", &[], b"content");
+        assert_eq!(answer.text(), "there", "{method}");
+    }
+    server.wait_for_log(&format!(
+        "fastcgi '{}': no connection while another address gave one; it gets no requests for 0.5 s\n",
+        cut_off.address
+    ));
+}
+
+#[test]
+fn when_no_connection_comes_about_anywhere_the_time_for_one_holds() {
+    let (one, two) = (CutOff::new(), CutOff::new());
+    let route = format!("/=scgi:{},{}", one.address, two.address);
+    let server = Server::new()
+        .args(["--route", &route, "--route-connect", "1"])
+        .start();
+    assert_eq!(server.get("/").status, 504);
+    server.wait_for_log("no connection in time (connect-timeout)\n");
+    assert_eq!(server.get("/").status, 503);
+}
+
+/// An application that can be made to stand still, as one that is stopped does:
+/// connections come about, and nothing is answered.
+struct Stoppable {
+    fake: Fake,
+    stopped: Arc<(Mutex<bool>, Condvar)>,
+}
+
+impl Stoppable {
+    fn new(answer: &'static [u8], read: fn(&mut TcpStream) -> bool) -> Self {
+        let stopped = Arc::new((Mutex::new(false), Condvar::new()));
+        let own = Arc::clone(&stopped);
+        let fake = Fake::new(move |mut stream, _| {
+            while read(&mut stream) {
+                let (stopped, changed) = &*own;
+                let mut is_stopped = stopped.lock().expect("nobody panics");
+                while *is_stopped {
+                    is_stopped = changed.wait(is_stopped).expect("nobody panics");
+                }
+                drop(is_stopped);
+                if stream.write_all(answer).is_err() {
+                    return;
+                }
+            }
+        });
+        Self { fake, stopped }
+    }
+
+    fn stop(&self, stop: bool) {
+        *self.stopped.0.lock().expect("nobody panics") = stop;
+        self.stopped.1.notify_all();
+    }
+}
+
+fn read_http(stream: &mut TcpStream) -> bool {
+    let mut head = Vec::new();
+    while !head.ends_with(b"\r\n\r\n") {
+        let mut byte = [0];
+        match std::io::Read::read(stream, &mut byte) {
+            Ok(1) => head.push(byte[0]),
+            _ => return false,
+        }
+    }
+    true
+}
+
+#[test]
+fn an_address_that_hangs_costs_no_request_that_can_be_repeated() {
+    let fastcgi = [stdout(b"Content-Type: a/b\n\nback"), end(0, 0)].concat();
+    let http = b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nback";
+    hangs_and_comes_back(
+        "fastcgi",
+        &Stoppable::new(fastcgi.leak(), |stream| read_request(stream).is_some()),
+        &named("there"),
+    );
+    let there = Stoppable::new(
+        b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nthere",
+        read_http,
+    );
+    hangs_and_comes_back("http", &Stoppable::new(http, read_http), &there.fake);
+}
+
+fn hangs_and_comes_back(protocol: &str, hangs: &Stoppable, there: &Fake) {
+    hangs.stop(true);
+    let address = hangs.fake.address();
+    let route = format!("/={protocol}:{address},{}", there.address());
+    let server = Server::new()
+        .args(["--route", &route, "--route-timeout", "2"])
+        .start();
+    // Those that it has got are asked elsewhere when their time is over, for it
+    // answers nobody. Later ones that try whether it is back go there sooner.
+    let tries = "no answer to a try for 1 s; another address is asked\n";
+    let end = Instant::now() + 6 * crate::support::DEADLINE;
+    thread::scope(|scope| {
+        for _ in 0..3 {
+            scope.spawn(|| {
+                while !server.log().contains(tries) && Instant::now() < end {
+                    assert_eq!(server.get("/").text(), "there", "{}", server.log());
+                }
+            });
+        }
+    });
+    let log = server.wait_for_log(tries);
+    let noticed = format!(
+        "{protocol} '{address}': no complete header for 2 s; it gets no requests for 0.5 s\n"
+    );
+    assert!(log.contains(&noticed), "{log}");
+    // What can't be repeated is not risked there as long as another is well. The
+    // address rests for a second at least.
+    let before = hangs.fake.accepted();
+    for _ in 0..20 {
+        assert_eq!(server.request("POST", "/", &[], b"").text(), "there");
+    }
+    assert_eq!(hangs.fake.accepted(), before);
+    hangs.stop(false);
+    assert!(eventually(|| server.get("/").text() == "back"));
+    server.wait_for_log(&format!("{protocol} '{address}': answers again\n"));
 }
