@@ -23,6 +23,7 @@ mod listing; // a folder as a page, as JSON, as an archive
 mod paths; // what a path may reach
 mod programs; // real CGI programs and frameworks, as their makers wrote them
 mod samples; // every script in cgi-bin/ and the page that uses them
+mod scaling; // several hosts behind this one: killed, hung, cut off, slowed, and back
 mod support; // how to start a server, speak to it and see what it left behind
 mod transcripts; // one test a file in tests/transcripts
 mod warm; // scripts that start from a prepared interpreter: nothing can tell
