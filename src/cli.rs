@@ -9,6 +9,7 @@ use std::path::PathBuf;
 
 use clap::Parser;
 
+use crate::forwarded::Network;
 use crate::log::Format;
 
 /// Serve the files of a folder and run its cgi-bin/ scripts.
@@ -80,6 +81,14 @@ pub struct Cli {
     /// SERVER_NAME for clients that send no Host field
     #[arg(long, value_name = "NAME", help_heading = "Serving")]
     pub server_name: Option<String>,
+
+    /// Believe what a proxy says of its clients, such as 10.0.0.1 or 10.0.0.0/24; repeatable
+    ///
+    /// A request that comes from that address is its client's, as `X-Forwarded-For` and
+    /// `X-Forwarded-Proto` have it: for scripts, applications and the log. docs/scaling.md
+    /// says what to do at the proxy.
+    #[arg(long, value_name = "ADDR[/BITS]", help_heading = "Serving")]
+    pub trust_proxy: Vec<Network>,
 
     /// Switch to this user after binding the port
     ///

@@ -11,6 +11,7 @@ use crate::engine::listener::Address;
 use crate::engine::patience::Patience;
 use crate::error::{StartError, shell_word};
 use crate::files::Codings;
+use crate::forwarded::Trusted;
 use crate::gateway::route::Route;
 use crate::gateway::variables::{host_name, is_meta_variable};
 use crate::log::Format;
@@ -32,6 +33,8 @@ pub struct Config {
     pub user: Option<String>,
     pub scripts: ScriptConfig,
     pub routes: RouteConfig,
+    /// Proxies that are believed.
+    pub trusted: Trusted,
     pub workers: WorkerConfig,
     pub engine: EngineName,
     pub limits: Limits,
@@ -170,6 +173,7 @@ impl Config {
             log: if cli.quiet { Format::Off } else { cli.log },
             quiet: cli.quiet,
             routes: RouteConfig::new(&cli)?,
+            trusted: Trusted::new(cli.trust_proxy.clone()),
             workers: WorkerConfig::new(&cli),
             scripts: ScriptConfig::new(cli, &root)?,
             root,

@@ -11,6 +11,7 @@ pub mod engine;
 pub mod error;
 mod error_page;
 pub mod files;
+pub mod forwarded;
 pub mod gateway;
 mod html;
 pub mod log;

@@ -234,12 +234,24 @@ pub struct Ran {
 /// Request extension: the connection a request came on.
 #[derive(Clone, Copy, Debug)]
 pub struct Connection {
+    /// The client. The port is 0 where a proxy has not said it.
     pub remote: SocketAddr,
     /// The address of the accepted socket, never the wildcard.
     pub local: SocketAddr,
     /// Under TLS.
     pub secure: bool,
 }
+
+impl Connection {
+    pub fn scheme(&self) -> &'static str {
+        if self.secure { "https" } else { "http" }
+    }
+}
+
+/// Request extension: a proxy that is believed has brought the request, and the
+/// facts of its [`Connection`] are the client's. These are the proxy's.
+#[derive(Clone, Copy, Debug)]
+pub struct Proxied(pub Connection);
 
 /// Request extension: the engine can let this connection leave HTTP
 /// ([`Body::Tunnel`]).

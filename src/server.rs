@@ -149,6 +149,7 @@ fn service(
         routes: routes(config, staffing, log)?,
         authorizers: authorizers(config, staffing, log)?,
         statics: statics(config)?,
+        trusted: config.trusted.clone(),
         log: log.clone(),
     })
 }

@@ -15,6 +15,7 @@ use http::{Method, StatusCode};
 use crate::error::{Diagnosis, Fault};
 use crate::error_page;
 use crate::files::{self, Files};
+use crate::forwarded::Trusted;
 use crate::gateway::application::{Application, Verdict};
 use crate::gateway::cgi::{Cgi, Outcome};
 use crate::gateway::route::Routes;
@@ -38,6 +39,8 @@ pub struct Service {
     pub authorizers: Routes<Authorizer>,
     /// Asked before routes and scripts.
     pub statics: Vec<Static>,
+    /// Proxies that are believed.
+    pub trusted: Trusted,
     pub log: Log,
 }
 
@@ -109,7 +112,8 @@ struct Step {
 impl Service {
     /// Answers a request, whatever becomes of it.
     pub async fn respond(&self, request: Request) -> Response {
-        let (head, body) = request.into_parts();
+        let (mut head, body) = request.into_parts();
+        self.trusted.unwrap(&mut head);
         let answer = self.answer(&head, body).await;
         self.finish(&head, answer)
     }
@@ -124,6 +128,10 @@ impl Service {
     /// waiting. Its line in the access log is `sent_again` if it is sent at
     /// once, else the entry that `sending_again` starts.
     pub fn respond_again(&self, request: &Glance<'_>) -> Option<Ready> {
+        if self.trusted.is_trusted(request.connection.remote.ip()) {
+            // Whose it is stands in its header.
+            return None;
+        }
         if let Some(host) = request.host {
             check_authority(host).ok()?;
         }
@@ -165,7 +173,9 @@ impl Service {
 
     /// Answers a message that the engine could not take for a request.
     pub fn refuse(&self, request: http::Request<()>, fault: Fault) -> Response {
-        self.finish(&request.into_parts().0, Err(fault))
+        let mut head = request.into_parts().0;
+        self.trusted.unwrap(&mut head);
+        self.finish(&head, Err(fault))
     }
 
     /// The order of decisions: is it a request to this server at all, does it

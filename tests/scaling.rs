@@ -3,6 +3,7 @@
 //!
 //!     cargo test --test integration scaling:: -- --nocapture
 
+mod clients;
 mod events;
 mod load;
 mod network;

@@ -42,8 +42,8 @@ use super::variables::Facts;
 use crate::error::{Fault, StartError};
 use crate::log::Log;
 use crate::message::{
-    Body, BodyError, CanSwitch, Channel, Connection, Interim, Next, Reason, Response, Source,
-    Tunnel,
+    Body, BodyError, CanSwitch, Channel, Connection, Interim, Next, Proxied, Reason, Response,
+    Source, Tunnel,
 };
 use crate::target::{UrlPath, encode_segment};
 
@@ -226,7 +226,12 @@ impl Shared {
             headers.insert(UPGRADE, protocol);
         }
         let host = headers.get(HOST).cloned();
-        forwarded(&mut headers, facts.connection, host.as_ref());
+        let proxy = head.extensions.get::<Proxied>();
+        let nearest = proxy.map_or(facts.connection, |Proxied(proxy)| proxy);
+        let is_believed = proxy.is_some() || nearest.remote.ip().to_canonical().is_loopback();
+        forwarded(&mut headers, is_believed, nearest, host.as_ref());
+        let scheme = HeaderValue::from_static(facts.connection.scheme());
+        headers.entry(X_FORWARDED_PROTO).or_insert(scheme);
         if let Some(name) = &self.host
             && let Ok(name) = HeaderValue::from_str(name)
         {
@@ -346,13 +351,17 @@ fn strip_request(headers: &mut HeaderMap) {
     }
 }
 
-/// Who asks, for an application that sees only this server (RFC 7239). What a
-/// client says of that itself is believed on this machine only, where it may
-/// be a proxy (C192).
-fn forwarded(headers: &mut HeaderMap, connection: &Connection, host: Option<&HeaderValue>) {
-    let client = connection.remote.ip().to_canonical();
-    let scheme = if connection.secure { "https" } else { "http" };
-    if !client.is_loopback() {
+/// Who asks, for an application that sees only this server (RFC 7239). What the
+/// one who is `nearest` says of that itself stays only if it is believed: on
+/// this machine, where it may be a proxy, or by `--trust-proxy` (C192).
+fn forwarded(
+    headers: &mut HeaderMap,
+    is_believed: bool,
+    nearest: &Connection,
+    host: Option<&HeaderValue>,
+) {
+    let client = nearest.remote.ip().to_canonical();
+    if !is_believed {
         for name in [
             FORWARDED,
             X_FORWARDED_FOR,
@@ -368,7 +377,7 @@ fn forwarded(headers: &mut HeaderMap, connection: &Connection, host: Option<&Hea
     } else {
         client.to_string()
     };
-    let mut element = format!("for={node};proto={scheme}").into_bytes();
+    let mut element = format!("for={node};proto={}", nearest.scheme()).into_bytes();
     if let Some(host) = host {
         // A host holds nothing that ends a quoted string.
         element.extend_from_slice(b";host=\"");
@@ -378,8 +387,6 @@ fn forwarded(headers: &mut HeaderMap, connection: &Connection, host: Option<&Hea
     append(headers, FORWARDED, &element);
     append(headers, X_FORWARDED_FOR, client.to_string().as_bytes());
     append(headers, VIA, b"1.1 serve-here");
-    let proto = HeaderValue::from_static(scheme);
-    headers.entry(X_FORWARDED_PROTO).or_insert(proto);
     if let Some(host) = host {
         headers.entry(X_FORWARDED_HOST).or_insert(host.clone());
     }

@@ -133,9 +133,11 @@ impl List {
         }
         // php-cgi refuses to run without it.
         self.add("REDIRECT_STATUS", "200");
-        self.add("REMOTE_PORT", connection.remote.port().to_string());
-        let scheme = if connection.secure { "https" } else { "http" };
-        self.add("REQUEST_SCHEME", scheme);
+        let port = connection.remote.port();
+        if port != 0 {
+            self.add("REMOTE_PORT", port.to_string());
+        }
+        self.add("REQUEST_SCHEME", connection.scheme());
         self.add("REQUEST_URI", &facts.original.raw[..]);
         // An application that is mounted somewhere is no file.
         if !script.file.as_os_str().is_empty() {

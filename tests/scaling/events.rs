@@ -35,7 +35,7 @@ const UWSGI_HTTP: Program = "uwsgi --plugin python3 --http-socket {address} \
 const GUNICORN: Program =
     "gunicorn --bind {address} --workers 2 --threads 4 application:application";
 const SERVE_HERE: Program = "{serve-here} --bind {host} {port} --wsgi application:application \
-     --workers 2 --allow-root --python /usr/bin/python3";
+     --workers 2 --allow-root --python /usr/bin/python3 --trust-proxy 10.77.0.1";
 
 #[test]
 fn equal_hosts_may_go_and_come_under_load_by_uwsgi() {
@@ -158,6 +158,7 @@ impl<'a> Stage<'a> {
                 });
             self.events();
         });
+        self.check_clients();
         self.check_posts();
     }
 
@@ -223,6 +224,22 @@ impl<'a> Stage<'a> {
             back,
         }
         .judge(&format!("{} | {name}", self.protocol), &log);
+    }
+
+    /// Hosts that can be told who asked are.
+    fn check_clients(&self) {
+        let client = self.network.host(CLIENT).address();
+        for (number, program) in APPLICATIONS.into_iter().zip(self.programs) {
+            let asked = if [UWSGI, SERVE_HERE].contains(&program) {
+                &client
+            } else {
+                &self.network.host(FRONT).address()
+            };
+            let said = format!("{} {asked} http", name(number));
+            let all = self.load.all();
+            let mut here = all.iter().filter(|one| one.host() == Some(&name(number)));
+            assert!(here.all(|one| one.result == Result::Answer(said.clone())));
+        }
     }
 
     /// None is run twice, and each that was answered was run.
