@@ -14,7 +14,7 @@ use tokio::time::{Instant, sleep_until};
 
 use super::job::Job;
 use super::worker::{End, Leave, News, Worker};
-use super::{Options, Order};
+use super::{Options, Order, wsgi};
 use crate::error::{Area, Diagnosis};
 use crate::gateway::backend::{Backend, Resting};
 use crate::gateway::process::{Ended, Processes};
@@ -544,6 +544,8 @@ impl Keeper {
             return;
         };
         let pid = held.worker.pid;
+        let is_failed_load =
+            self.job.tells && matches!(end, End::Ended(ended) if wsgi::says_failed_load(ended));
         let how = match end {
             End::NotStarted(error) => return self.not_started(&error),
             End::Ended(Ended::Exit(0)) => "has left".to_owned(),
@@ -555,8 +557,7 @@ impl Keeper {
         } else if held.state == State::Starting
             || held.since.elapsed() < SETTLED && !self.has_taken_requests(at)
         {
-            let import = self.job.tells && held.state == State::Starting;
-            let began = import.then_some(held.since);
+            let began = is_failed_load.then_some(held.since);
             self.failed_start(&format!("worker {pid} {how} at its start"), began);
         } else {
             self.fault(&format!("worker {pid} {how}; another one is started"));
@@ -577,8 +578,8 @@ impl Keeper {
         self.failed_start(&text, None);
     }
 
-    /// Another try comes later. Old workers, if there are any, stay. Our own code
-    /// isn't ready only if the import that it `began` failed.
+    /// Another try comes later. Old workers, if there are any, stay. `began`:
+    /// it was the import, from then on, that failed.
     fn failed_start(&mut self, text: &str, began: Option<Instant>) {
         let pause = FIRST_PAUSE * 2u32.saturating_pow(self.failed_starts.min(16));
         let pause = pause.min(LONGEST_PAUSE);

@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use super::Folder;
 use super::job::{JobOptions, find_program};
 use crate::error::StartError;
+use crate::gateway::process::Ended;
 use crate::gateway::spawn::CONTROL_FD;
 
 const CODE: &str = include_str!("wsgi.py");
@@ -37,6 +38,12 @@ pub fn interpreter(options: &JobOptions) -> Result<PathBuf, StartError> {
             StartError::failed("there is no Python to run WSGI applications")
                 .hint("install python3, or name an interpreter: `--python PATH`")
         })
+}
+
+/// Whether a worker that ended so could not load the application: the import
+/// raised, or there was no application.
+pub fn says_failed_load(ended: Ended) -> bool {
+    matches!(ended, Ended::Exit(3 | 4))
 }
 
 /// Puts the code where the interpreter can read it.
