@@ -297,6 +297,13 @@ pub struct Cli {
     #[arg(long, help_heading = "Applications")]
     pub reload: bool,
 
+    /// Load each WSGI application once and fork its workers from that
+    ///
+    /// They start at once and share memory. A reload (HUP, --reload) loads it anew. Threads that the
+    /// application starts while it is loaded are in none of the workers.
+    #[arg(long, help_heading = "Applications")]
+    pub preload: bool,
+
     /// Replace a worker after so many requests [default: 0 = never; php 500]
     #[arg(long, value_name = "N", help_heading = "Applications")]
     pub max_requests: Option<u64>,

@@ -111,6 +111,7 @@ pub struct WorkerConfig {
     pub threads: usize,
     pub python: Option<PathBuf>,
     pub reload: bool,
+    pub preload: bool,
     /// `None`: as is usual for the program.
     pub max_requests: Option<u64>,
     /// In bytes.
@@ -272,6 +273,7 @@ impl WorkerConfig {
             threads: cli.threads as usize,
             python: cli.python.clone(),
             reload: cli.reload,
+            preload: cli.preload,
             max_requests: cli.max_requests,
             memory: Some(cli.worker_memory).filter(|&memory| memory > 0),
             idle: (cli.workers_idle > 0.0).then(|| Duration::from_secs_f64(cli.workers_idle)),

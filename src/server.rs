@@ -372,6 +372,7 @@ impl Staffing {
                 threads,
                 multiprocess: workers > 1,
                 reload: config.workers.reload,
+                preload: config.workers.preload,
             },
             workers,
             folder: None,

@@ -3,6 +3,7 @@
 
 mod life;
 mod php;
+mod preload;
 mod spawn;
 mod statics;
 mod wsgi;

@@ -27,6 +27,8 @@ pub struct Job {
     pub tells: bool,
     /// Its files are watched.
     pub reload: bool,
+    /// One process loads the application, and workers are forked from it.
+    pub preload: bool,
 }
 
 /// What all jobs have in common.
@@ -41,6 +43,7 @@ pub struct JobOptions {
     /// More than one worker.
     pub multiprocess: bool,
     pub reload: bool,
+    pub preload: bool,
 }
 
 impl Job {
@@ -66,6 +69,7 @@ impl Job {
             open_files: options.open_files,
             tells: false,
             reload: false,
+            preload: false,
         })
     }
 
@@ -108,6 +112,7 @@ impl Job {
             open_files: options.open_files,
             tells: true,
             reload: options.reload,
+            preload: options.preload,
         })
     }
 

@@ -48,6 +48,11 @@ pub struct Keeper {
     wanted: usize,
     /// One up with each reload; a worker of an older edition is to be replaced.
     edition: u64,
+    /// Processes that have imported the application, or are about to, and make
+    /// workers of themselves (`--preload`). The newest is the last.
+    parents: Vec<Parent>,
+    /// How many of them there were.
+    parents_started: u64,
     /// All have ended because there was nothing to do.
     asleep: bool,
     failed_starts: u32,
@@ -66,6 +71,8 @@ pub struct Keeper {
 
 /// Which worker: place and number, as a place has many one after the other.
 type Tag = (usize, u64);
+/// Not a place: the tags of parents.
+const PARENTS: usize = usize::MAX;
 
 struct Place {
     listener: OwnedFd,
@@ -80,7 +87,19 @@ struct Held {
     /// 0: to be replaced, whatever the edition.
     edition: u64,
     since: Instant,
+    /// The number of the parent that it was forked by; 0: it was not.
+    parent: u64,
     /// What its import fails with, as far as it was told.
+    trace: Vec<String>,
+}
+
+struct Parent {
+    number: u64,
+    worker: Worker,
+    edition: u64,
+    since: Instant,
+    /// It has imported the application.
+    loaded: bool,
     trace: Vec<String>,
 }
 
@@ -116,6 +135,8 @@ impl Keeper {
             log,
             wanted: options.workers,
             edition: 1,
+            parents: Vec::new(),
+            parents_started: 0,
             asleep: options.idle.is_some(),
             failed_starts: 0,
             not_before: Instant::now(),
@@ -163,7 +184,8 @@ impl Keeper {
         let moving = held
             .map(|held| held.state)
             .any(|state| state != State::Serving);
-        moving || !self.asleep && self.count(|_| true) < self.wanted
+        let loading = self.parents.iter().any(|parent| !parent.loaded);
+        moving || loading || !self.asleep && self.count(|_| true) < self.wanted
     }
 
     fn has_to_look(&self) -> bool {
@@ -221,6 +243,7 @@ impl Keeper {
         self.clear();
         self.dismiss();
         self.let_go();
+        self.let_parents_go();
     }
 
     /// A program that says nothing of itself is ready when it has not ended for a
@@ -244,13 +267,17 @@ impl Keeper {
                 self.ready(at);
             } else if age >= START_TIME {
                 held.state = State::Leaving(Some(Instant::now()));
-                let text = format!(
-                    "worker {} is not ready after {} s; it is ended",
-                    held.worker.pid,
-                    START_TIME.as_secs()
-                );
-                self.fault(&text);
+                let pid = held.worker.pid;
+                self.fault(&too_late(pid));
             }
+        }
+        let late = |parent: &&mut Parent| {
+            !parent.loaded && !parent.worker.is_leaving() && parent.since.elapsed() >= START_TIME
+        };
+        if let Some(parent) = self.parents.iter_mut().find(late) {
+            parent.worker.leave(Leave::Stuck);
+            let pid = parent.worker.pid;
+            self.fault(&too_late(pid));
         }
     }
 
@@ -316,6 +343,10 @@ impl Keeper {
             if self.failed_starts > 0 && self.count(|held| held.state == State::Starting) > 0 {
                 return;
             }
+            if self.job.preload && self.parent().is_none_or(|parent| !parent.loaded) {
+                self.start_parent();
+                return;
+            }
             // A request may wait on the socket of one that has ended.
             let free = (0..self.places.len()).filter(|&at| self.places[at].held.is_none());
             let Some(at) = free.max_by_key(|&at| self.backend.work(at).outstanding) else {
@@ -325,6 +356,42 @@ impl Keeper {
                 self.not_started(&error);
             }
         }
+    }
+
+    /// The one that new workers are to come from.
+    fn parent(&self) -> Option<&Parent> {
+        let newest = self.parents.last();
+        newest.filter(|parent| parent.edition == self.edition && !parent.worker.is_leaving())
+    }
+
+    /// If there is none yet.
+    fn start_parent(&mut self) {
+        if self.parent().is_some() {
+            return;
+        }
+        let number = self.parents_started + 1;
+        let started = Worker::start(
+            &self.job,
+            // Workers get their own.
+            self.places[0].listener.as_fd(),
+            &self.processes,
+            &self.log,
+            (PARENTS, number),
+            self.news.clone(),
+        );
+        let worker = match started {
+            Ok(worker) => worker,
+            Err(error) => return self.not_started(&error),
+        };
+        self.parents_started = number;
+        self.parents.push(Parent {
+            number,
+            worker,
+            edition: self.edition,
+            since: Instant::now(),
+            loaded: false,
+            trace: Vec::new(),
+        });
     }
 
     /// Nobody will come for what waits at a place that needs no worker.
@@ -343,19 +410,19 @@ impl Keeper {
         let place = &mut self.places[at];
         place.number += 1;
         let tag = (at, place.number);
-        let worker = Worker::start(
-            &self.job,
-            place.listener.as_fd(),
-            &self.processes,
-            &self.log,
-            tag,
-            self.news.clone(),
-        )?;
+        let (listener, news) = (place.listener.as_fd(), self.news.clone());
+        let Self { job, log, .. } = self;
+        let parent = self.parents.last().filter(|_| job.preload);
+        let worker = match parent {
+            Some(parent) => parent.worker.fork(at, job, listener, log, tag, news)?,
+            None => Worker::start(job, listener, &self.processes, log, tag, news)?,
+        };
         place.held = Some(Held {
             worker,
             state: State::Starting,
             edition: self.edition,
             since: Instant::now(),
+            parent: parent.map_or(0, |parent| parent.number),
             trace: Vec::new(),
         });
         Ok(())
@@ -410,6 +477,20 @@ impl Keeper {
         }
     }
 
+    /// Parents go when they are of an old edition, or all sleep, and their last
+    /// worker has gone.
+    fn let_parents_go(&mut self) {
+        let newest = self.parents.last().map(|parent| parent.number);
+        for parent in &mut self.parents {
+            let is_old = parent.edition != self.edition || Some(parent.number) != newest;
+            let held = self.places.iter().filter_map(|place| place.held.as_ref());
+            let has_children = held.into_iter().any(|held| held.parent == parent.number);
+            if (is_old || self.asleep) && !has_children {
+                parent.worker.leave(Leave::Idle);
+            }
+        }
+    }
+
     /// What nobody tells: memory, files, idleness.
     fn look_about(&mut self) {
         if let Some(most) = self.options.memory {
@@ -459,6 +540,12 @@ impl Keeper {
 
     /// What a worker says, or how it has ended.
     fn take(&mut self, (at, number): Tag, news: News) {
+        if at == PARENTS {
+            return match news {
+                News::Said(line) => self.heard_parent(number, &line),
+                News::Ended(end) => self.parent_ended(number, end),
+            };
+        }
         if self.places[at].number != number || self.places[at].held.is_none() {
             return;
         }
@@ -469,33 +556,137 @@ impl Keeper {
     }
 
     fn heard(&mut self, at: usize, line: &[u8]) {
-        let (word, rest) = match line.iter().position(|&b| b == b' ') {
-            Some(end) => (&line[..end], &line[end + 1..]),
-            None => (line, &b""[..]),
+        let (word, rest) = first_word(line);
+        let Some(held) = &mut self.places[at].held else {
+            return;
         };
-        let state = self.places[at].held.as_ref().map(|held| held.state);
         match word {
-            b"ready" if state == Some(State::Starting) => self.ready(at),
-            b"file" => self.watch(at, rest),
-            b"trace" => {
-                if let Some(held) = &mut self.places[at].held
-                    && held.trace.len() < TRACE_LINES
-                {
-                    held.trace.push(escape(rest));
-                }
+            b"ready" if held.state == State::Starting => self.ready(at),
+            b"file" => {
+                let since = held.since;
+                self.watch(since, rest);
             }
-            b"failed" => self.tell_trace(at),
+            b"trace" => add_line(&mut held.trace, rest),
+            b"failed" => {
+                let (trace, pid) = (std::mem::take(&mut held.trace), held.worker.pid);
+                self.tell_trace(trace, pid);
+            }
             _ => {}
         }
     }
 
-    /// In full if it is another one than before.
-    fn tell_trace(&mut self, at: usize) {
-        let Some(held) = &mut self.places[at].held else {
+    fn heard_parent(&mut self, number: u64, line: &[u8]) {
+        let mut parents = self.parents.iter_mut();
+        let Some(parent) = parents.find(|parent| parent.number == number) else {
             return;
         };
-        let trace = std::mem::take(&mut held.trace);
-        let pid = held.worker.pid.to_string();
+        let (word, rest) = first_word(line);
+        let pid = parent.worker.pid;
+        match word {
+            b"loaded" => {
+                parent.loaded = true;
+                self.tell(&format!("{pid} has loaded the application"));
+            }
+            b"file" => {
+                let since = parent.since;
+                self.watch(since, rest);
+            }
+            b"trace" => add_line(&mut parent.trace, rest),
+            b"failed" if rest.starts_with(b"fork ") => self.not_forked(number, rest),
+            b"failed" => {
+                let trace = std::mem::take(&mut parent.trace);
+                self.tell_trace(trace, pid);
+            }
+            b"forked" => self.forked(number, rest),
+            b"exited" => self.exited(number, rest),
+            _ => {}
+        }
+    }
+
+    /// `SLOT PID`
+    fn forked(&mut self, parent: u64, rest: &[u8]) {
+        let (slot, pid) = first_word(rest);
+        let (Some(at), Some(pid)) = (number::<usize>(slot), number(pid)) else {
+            return;
+        };
+        let held = self
+            .places
+            .get_mut(at)
+            .and_then(|place| place.held.as_mut());
+        if let Some(held) = held.filter(|held| held.parent == parent) {
+            held.worker.born(pid);
+        }
+    }
+
+    /// `fork SLOT TEXT`
+    fn not_forked(&mut self, parent: u64, rest: &[u8]) {
+        let (_, rest) = first_word(rest);
+        let (slot, text) = first_word(rest);
+        let text = format!("no worker could be forked: {}", escape(text));
+        let place = number(slot).and_then(|at: usize| self.places.get_mut(at));
+        if let Some(place) = place
+            && place.held.take_if(|held| held.parent == parent).is_some()
+        {
+            self.failed_start(&text, None);
+        }
+    }
+
+    /// `PID code N` or `PID signal N`
+    fn exited(&mut self, parent: u64, rest: &[u8]) {
+        let (pid, how) = first_word(rest);
+        let (kind, value) = first_word(how);
+        let (Some(pid), Some(value)) = (number::<u32>(pid), number(value)) else {
+            return;
+        };
+        let how = match kind {
+            b"signal" => Ended::Signal(value),
+            _ => Ended::Exit(value),
+        };
+        let held = self
+            .places
+            .iter_mut()
+            .filter_map(|place| place.held.as_mut());
+        let mut own = held.filter(|held| held.parent == parent && held.worker.pid == pid);
+        if let Some(held) = own.next() {
+            held.worker.has_ended(Some(how));
+        }
+    }
+
+    fn parent_ended(&mut self, number: u64, end: End) {
+        let mut parents = self.parents.iter();
+        let Some(at) = parents.position(|parent| parent.number == number) else {
+            return;
+        };
+        let parent = self.parents.remove(at);
+        // They notice it, and leave.
+        for held in self
+            .places
+            .iter_mut()
+            .filter_map(|place| place.held.as_mut())
+        {
+            if held.parent == number {
+                held.worker.has_ended(None);
+            }
+        }
+        let pid = parent.worker.pid;
+        let how = match end {
+            End::NotStarted(error) => return self.not_started(&error),
+            end => how_it_ended(&end),
+        };
+        if parent.worker.is_leaving() {
+            self.tell(&format!("{pid} {how}"));
+        } else if !parent.loaded || parent.since.elapsed() < SETTLED {
+            let began = (!parent.loaded).then_some(parent.since);
+            self.failed_start(&format!("{pid} {how} at its start"), began);
+        } else {
+            let text = format!("{pid}, which had loaded the application, {how}; its workers leave");
+            self.fault(&text);
+        }
+    }
+
+    /// In full if it is another one than before.
+    fn tell_trace(&mut self, trace: Vec<String>, pid: u32) {
+        let pid = pid.to_string();
         let is_news = !self.trace_is_told || trace != self.trace;
         let Job { name, subject, .. } = &self.job;
         let last = trace.iter().rev().find(|line| !line.starts_with("hint: "));
@@ -516,14 +707,13 @@ impl Keeper {
         self.trace_is_told = true;
     }
 
-    fn watch(&mut self, at: usize, name: &[u8]) {
+    /// A file of an application whose import began at that time.
+    fn watch(&mut self, began: Instant, name: &[u8]) {
         let file = PathBuf::from(std::ffi::OsStr::from_bytes(name));
         if self.files.iter().any(|(known, _)| *known == file) {
             return;
         }
-        if let Some(held) = &self.places[at].held {
-            self.files.push(as_it_was(held.since, file));
-        }
+        self.files.push(as_it_was(began, file));
     }
 
     /// A module that the application missed is in none of its files. Its import
@@ -548,9 +738,7 @@ impl Keeper {
             self.job.tells && matches!(end, End::Ended(ended) if wsgi::says_failed_load(ended));
         let how = match end {
             End::NotStarted(error) => return self.not_started(&error),
-            End::Ended(Ended::Exit(0)) => "has left".to_owned(),
-            End::Ended(Ended::Exit(code)) => format!("has ended with exit status {code}"),
-            End::Ended(Ended::Signal(signal)) => format!("was ended by signal {signal}"),
+            end => how_it_ended(&end),
         };
         if held.worker.is_leaving() {
             self.tell(&format!("worker {pid} {how}"));
@@ -595,6 +783,10 @@ impl Keeper {
             if held.state == State::Serving && held.edition != 0 && held.edition != edition {
                 held.edition = edition;
                 kept += 1;
+                let parents = self.parents.iter_mut();
+                for parent in parents.filter(|parent| parent.number == held.parent) {
+                    parent.edition = edition;
+                }
             }
         }
         let serving = self.count(|held| held.state == State::Serving);
@@ -637,6 +829,38 @@ impl Keeper {
     fn fault(&self, text: &str) {
         self.log
             .gateway_note(self.job.name, &self.job.subject, text);
+    }
+}
+
+fn how_it_ended(end: &End) -> String {
+    match end {
+        End::Ended(Ended::Exit(0)) => "has left".to_owned(),
+        End::Ended(Ended::Exit(code)) => format!("has ended with exit status {code}"),
+        End::Ended(Ended::Signal(signal)) => format!("was ended by signal {signal}"),
+        End::Unseen | End::NotStarted(_) => "is gone".to_owned(),
+    }
+}
+
+fn too_late(pid: u32) -> String {
+    let seconds = START_TIME.as_secs();
+    format!("worker {pid} is not ready after {seconds} s; it is ended")
+}
+
+/// And what follows it.
+fn first_word(line: &[u8]) -> (&[u8], &[u8]) {
+    match line.iter().position(|&b| b == b' ') {
+        Some(end) => (&line[..end], &line[end + 1..]),
+        None => (line, b""),
+    }
+}
+
+fn number<T: std::str::FromStr>(word: &[u8]) -> Option<T> {
+    str::from_utf8(word).ok()?.parse().ok()
+}
+
+fn add_line(trace: &mut Vec<String>, line: &[u8]) {
+    if trace.len() < TRACE_LINES {
+        trace.push(escape(line));
     }
 }
 

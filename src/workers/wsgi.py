@@ -61,13 +61,15 @@ with the sender's pid. When the server closes its end, all leave as by SIGTERM.
     PID leaving signal|requests|memory|orphan
 
 With --preload the process started is the parent of the workers. It says `loaded`
-instead of `ready`, and obeys the line `fork SLOT`. Signals for a worker go to it
-directly; a SIGTERM for the parent is passed on to all, and it leaves after them.
+instead of `ready`, and obeys the line `fork SLOT`. With that line may come three
+descriptors (SCM_RIGHTS) for the new worker alone: its listening socket, what it
+prints to, and a control socket of its own. Signals for a worker go to it directly;
+a SIGTERM for the parent is passed on to all, and it leaves after them.
 
     PID loaded
     PID forked SLOT WORKER
     PID exited WORKER code|signal N
-    PID failed fork TEXT               none was made; the parent goes on
+    PID failed fork SLOT TEXT          none was made; the parent goes on
 
 # Board
 
@@ -549,6 +551,8 @@ class Parent:
         self.workers = set()
         self.leaving = False
         self.commands = b""
+        self.socket = Socket(fileno=control.fd)
+        self.descriptors = []
         self.alarm = Alarm()
         # Workers have the other end; the kernel closes this one when we die.
         self.life_line, self.life = os.pipe()
@@ -584,11 +588,13 @@ class Parent:
         byte = b""
         while byte != b"\n":
             try:
-                byte = os.read(self.control.fd, 1)
+                byte, ancillary, _, _ = self.socket.recvmsg(1, socket.CMSG_SPACE(3 * 4))
             except BlockingIOError:
                 return None
             except OSError:
-                byte = b""
+                byte, ancillary = b"", ()
+            for _, _, rights in ancillary:
+                self.descriptors += array.array("i", rights)
             if not byte:
                 poll.unregister(self.control.fd)
                 self.leave()
@@ -596,6 +602,8 @@ class Parent:
             self.commands += byte
         line, self.commands = self.commands, b""
         words = line.split()
+        if len(self.descriptors) not in (0, 3):
+            self.close_descriptors()
         if len(words) == 2 and words[0] == b"fork" and words[1].isdigit() and not self.leaving:
             return int(words[1])
         return None
@@ -609,18 +617,42 @@ class Parent:
             pid = os.fork()
         except OSError as error:
             signal.pthread_sigmask(signal.SIG_UNBLOCK, held)
-            self.control.tell("failed", "fork", one_line(error))
+            self.close_descriptors()
+            self.control.tell("failed", "fork", str(slot), one_line(error))
             return False
         if pid == 0:
             self.workers = set()
             os.close(self.life)
             self.alarm.close()
             signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+            self.take_descriptors()
             return True
+        self.close_descriptors()
         self.workers.add(pid)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, held)
         self.control.tell("forked", str(slot), str(pid))
         return False
+
+    def take_descriptors(self):
+        """In the new process."""
+        if not self.descriptors:
+            self.socket.detach()
+            return
+        listener, printed, control = self.descriptors
+        self.descriptors = []
+        os.dup2(printed, 1)
+        os.dup2(printed, 2)
+        os.close(printed)
+        self.socket.close()
+        self.control.fd = control
+        self.worker.listener.close()
+        self.worker.listener = Socket(fileno=listener)
+        self.worker.listener.setblocking(False)
+
+    def close_descriptors(self):
+        for fd in self.descriptors:
+            os.close(fd)
+        self.descriptors = []
 
     def reap(self):
         # Not any child: the application may have started programs.

@@ -69,6 +69,9 @@ pub fn arguments(
     if options.reload {
         words.push("--files".into());
     }
+    if options.preload {
+        words.push("--preload".into());
+    }
     words.push(application.into());
     words
 }
