@@ -31,8 +31,12 @@ const FAILED_STARTS: u32 = 3;
 /// How often is looked at what nobody tells.
 const SOON: Duration = Duration::from_millis(50);
 const LATER: Duration = Duration::from_millis(500);
+/// How often workers without a request are asked whether they still stir.
+const BEAT: Duration = Duration::from_secs(10);
 /// For an import to be done, or a program to be there.
 const START_TIME: Duration = Duration::from_secs(120);
+/// For a process that has loaded the application, to fork a worker.
+const FORK_TIME: Duration = Duration::from_secs(5);
 /// Lines of a traceback for the log, and for the error page.
 const TRACE_LINES: usize = 2000;
 const PAGE_LINES: usize = 100;
@@ -89,6 +93,8 @@ struct Held {
     since: Instant,
     /// The number of the parent that it was forked by; 0: it was not.
     parent: u64,
+    /// When it was asked whether it stirs, if it has not answered yet.
+    asked: Option<Instant>,
     /// What its import fails with, as far as it was told.
     trace: Vec<String>,
 }
@@ -157,13 +163,13 @@ impl Keeper {
     ) {
         let backend = Arc::clone(&self.backend);
         let mut later = Instant::now() + LATER;
+        let beat = self.beat();
+        let mut next_beat = beat.map(|beat| Instant::now() + beat);
         loop {
             self.step();
             let soon = self.is_moving().then(|| Instant::now() + SOON);
-            let look = match (soon, self.has_to_look()) {
-                (Some(soon), _) => Some(soon),
-                (None, looks) => looks.then_some(later),
-            };
+            let looks = self.has_to_look().then_some(later);
+            let look = [soon, looks, next_beat].into_iter().flatten().min();
             tokio::select! {
                 _ = &mut stop => return,
                 Some((tag, news)) = self.told.recv() => self.take(tag, news),
@@ -175,7 +181,17 @@ impl Keeper {
                 self.look_about();
                 later = Instant::now() + LATER;
             }
+            if next_beat.is_some_and(|at| Instant::now() >= at) {
+                self.feel_pulse();
+                next_beat = beat.map(|beat| Instant::now() + beat);
+            }
         }
+    }
+
+    /// How often [`Keeper::feel_pulse`] is due.
+    fn beat(&self) -> Option<Duration> {
+        let patience = self.options.leave.filter(|_| self.job.tells)?;
+        Some(BEAT.min(patience / 2))
     }
 
     /// Something is on its way that nobody tells of.
@@ -271,13 +287,29 @@ impl Keeper {
                 self.fault(&too_late(pid));
             }
         }
-        let late = |parent: &&mut Parent| {
-            !parent.loaded && !parent.worker.is_leaving() && parent.since.elapsed() >= START_TIME
-        };
-        if let Some(parent) = self.parents.iter_mut().find(late) {
+        self.settle_parents();
+    }
+
+    /// Those that don't load the application, or don't fork, in time are ended.
+    fn settle_parents(&mut self) {
+        let held = self.places.iter().filter_map(|place| place.held.as_ref());
+        let is_late = |held: &&Held| held.worker.pid == 0 && held.since.elapsed() >= FORK_TIME;
+        let stuck: Vec<u64> = held.filter(is_late).map(|held| held.parent).collect();
+        for at in 0..self.parents.len() {
+            let parent = &mut self.parents[at];
+            let (pid, number) = (parent.worker.pid, parent.number);
+            if parent.worker.is_leaving() {
+                continue;
+            }
+            let text = if stuck.contains(&number) {
+                format!("{pid} forks no worker; it is replaced")
+            } else if !parent.loaded && parent.since.elapsed() >= START_TIME {
+                too_late(pid)
+            } else {
+                continue;
+            };
             parent.worker.leave(Leave::Stuck);
-            let pid = parent.worker.pid;
-            self.fault(&too_late(pid));
+            self.fault(&text);
         }
     }
 
@@ -423,6 +455,7 @@ impl Keeper {
             edition: self.edition,
             since: Instant::now(),
             parent: parent.map_or(0, |parent| parent.number),
+            asked: None,
             trace: Vec::new(),
         });
         Ok(())
@@ -520,6 +553,40 @@ impl Keeper {
         self.fall_asleep();
     }
 
+    /// Asks workers that have nothing to do whether they could. Whoever has a
+    /// request may be as long over it as that may take; this finds those that hang
+    /// without one, before a request gets there.
+    fn feel_pulse(&mut self) {
+        let Some(patience) = self.options.leave else {
+            return;
+        };
+        for at in 0..self.places.len() {
+            let work = self.backend.work(at);
+            let Some(held) = &mut self.places[at].held else {
+                continue;
+            };
+            if held.state != State::Serving || work.outstanding > 0 {
+                continue;
+            }
+            let Some(asked) = held.asked else {
+                // A full socket is one that nobody reads.
+                let _ = held.worker.say("ping\n", &[]);
+                held.asked = Some(Instant::now());
+                continue;
+            };
+            let idle = work.used.unwrap_or(held.since).max(asked);
+            if idle.elapsed() >= patience {
+                held.state = State::Leaving(Some(Instant::now()));
+                self.backend.close(at);
+                held.worker.leave(Leave::Stuck);
+                let (pid, seconds) = (held.worker.pid, patience.as_secs_f32());
+                self.fault(&format!(
+                    "worker {pid} does not stir for {seconds} s (worker timeout); it is replaced"
+                ));
+            }
+        }
+    }
+
     fn fall_asleep(&mut self) {
         let Some(idle) = self.options.idle.filter(|_| !self.asleep) else {
             return;
@@ -566,6 +633,7 @@ impl Keeper {
                 let since = held.since;
                 self.watch(since, rest);
             }
+            b"pong" => held.asked = None,
             b"trace" => add_line(&mut held.trace, rest),
             b"failed" => {
                 let (trace, pid) = (std::mem::take(&mut held.trace), held.worker.pid);

@@ -57,6 +57,7 @@ with the sender's pid. When the server closes its end, all leave as by SIGTERM.
                                control socket it is printed
     PID failed import TEXT     exit status 3; TEXT is the error in one line
     PID failed application TEXT        exit status 4
+    PID pong                   answers the line `ping`, unless it is at work
     PID retire requests|memory         wants to be replaced (--retire-wait)
     PID leaving signal|requests|memory|orphan
 
@@ -274,8 +275,20 @@ class Control:
 
     def __init__(self, fd):
         self.fd = fd
+        # With --preload it may be the parent's, who alone reads then.
+        self.read_by_worker = True
         if fd is not None:
             os.set_inheritable(fd, False)
+
+    def hear(self):
+        """False at its end."""
+        try:
+            lines = os.read(self.fd, MESSAGE_BYTES)
+        except OSError:
+            return False
+        if b"ping\n" in lines:
+            self.tell("pong")
+        return bool(lines)
 
     def tell(self, *words):
         if self.fd is None:
@@ -552,6 +565,7 @@ class Parent:
         self.leaving = False
         self.commands = b""
         self.socket = Socket(fileno=control.fd)
+        control.read_by_worker = False
         self.descriptors = []
         self.alarm = Alarm()
         # Workers have the other end; the kernel closes this one when we die.
@@ -645,6 +659,7 @@ class Parent:
         os.close(printed)
         self.socket.close()
         self.control.fd = control
+        self.control.read_by_worker = True
         self.worker.listener.close()
         self.worker.listener = Socket(fileno=listener)
         self.worker.listener.setblocking(False)
@@ -744,20 +759,27 @@ class Worker:
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM, signal.SIGINT})
         self.control.tell("ready")
         if len(records) == 1:
-            self.serve(records[0], Waiter(self.listener, self.alarm.fd, self.exit, self.life_lines))
+            self.serve(records[0], self.waiter(self.listener))
         else:
             self.serve_by_threads(records)
         return EXIT_LEFT
 
+    def waiter(self, listener):
+        """For the thread that handles signals."""
+        readable = [self.alarm.fd, self.exit]
+        if self.control.fd is not None and self.control.read_by_worker:
+            readable.append(self.control.fd)
+        return Waiter(listener, readable, self.life_lines)
+
     def serve_by_threads(self, records):
         threads = []
         for record in records:
-            waiter = Waiter(self.listener, None, self.exit, ())
+            waiter = Waiter(self.listener, [self.exit], ())
             thread = Thread(target=self.serve, args=(record, waiter), daemon=True)
             thread.start()
             threads.append(thread)
         # Handlers of signals run in this thread; it does nothing else.
-        waiter = Waiter(None, self.alarm.fd, self.exit, self.life_lines)
+        waiter = self.waiter(None)
         while not self.leaving:
             self.wait(waiter)
         for thread in threads:
@@ -795,7 +817,9 @@ class Worker:
             elif fd == self.alarm.fd:
                 self.alarm.drain()
             elif fd != self.exit:
-                self.leave("orphan")
+                is_read = fd == self.control.fd and self.control.read_by_worker
+                if not is_read or not self.control.hear():
+                    self.leave("orphan")
         self.leave_in_time()
         return told
 
@@ -876,9 +900,8 @@ class Worker:
 class Waiter:
     """Waits for connections and for reasons to leave. One a thread."""
 
-    def __init__(self, listener, alarm, leaving, life_lines):
+    def __init__(self, listener, readable, life_lines):
         self.listener = None if listener is None else listener.fileno()
-        readable = [fd for fd in (alarm, leaving) if fd is not None]
         if hasattr(select, "epoll"):
             poller = select.epoll()
             if listener is not None:
@@ -894,7 +917,8 @@ class Waiter:
             poller.register(fd, select.POLLIN)
         for fd in life_lines:
             # Only its end; what can be read is for the parent.
-            poller.register(fd, 0)
+            if fd not in readable:
+                poller.register(fd, 0)
 
 
 # --- request -----------------------------------------------------------------

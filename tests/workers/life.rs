@@ -162,6 +162,31 @@ fn a_stuck_worker_is_ended_and_the_client_told_so_c194() {
 }
 
 #[test]
+fn a_worker_that_hangs_without_a_request_is_replaced_before_one_comes_c194() {
+    if !needs("python3") {
+        return;
+    }
+    for more in ["--threads=1", "--threads=2", "--preload"] {
+        let server = shop()
+            .args(["--workers=2", "--route-timeout=1", more])
+            .start();
+        assert!(eventually(|| server.log().matches("serves").count() == 2));
+        let stopped = answering(&server, "/");
+        let before = workers(&server);
+        send(stopped, Signal::STOP);
+        server.wait_for_log(&format!("worker {stopped} does not stir"));
+        assert!(eventually(|| {
+            let now = workers(&server);
+            now.len() == before.len() && !now.contains(&stopped)
+        }));
+        // The others do.
+        let now = workers(&server);
+        assert_eq!(now.intersection(&before).count(), before.len() - 1);
+        assert_eq!(server.log().matches("does not stir").count(), 1);
+    }
+}
+
+#[test]
 fn a_stuck_request_lets_the_others_of_its_worker_end_c194() {
     if !needs("python3") {
         return;

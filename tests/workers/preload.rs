@@ -147,6 +147,20 @@ fn a_parent_that_dies_takes_its_workers_along_and_all_come_again_c198() {
 }
 
 #[test]
+fn a_parent_that_forks_no_more_is_replaced_c194() {
+    if !needs("python3") {
+        return;
+    }
+    let server = shop().arg("--workers=1").start();
+    let (worker, parent, _) = ask(&server);
+    send(parent, Signal::STOP);
+    send(worker, Signal::KILL);
+    server.wait_for_log(&format!("{parent} forks no worker"));
+    let (next, another, _) = ask(&server);
+    assert!(next != worker && another != parent);
+}
+
+#[test]
 fn parent_and_workers_end_with_a_server_that_is_killed_c198() {
     if !needs("python3") {
         return;

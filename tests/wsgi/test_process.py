@@ -291,6 +291,16 @@ class Limits(Waiting):
         self.assertEqual(server.status(), 0)
 
 
+class Pulse(Case):
+    def test_a_worker_without_a_request_says_that_it_stirs(self):
+        for threads in (1, 2):
+            server = self.serve("kinds:hello", threads=threads)
+            for count in (1, 2):
+                server.tell("ping")
+                server.await_message("pong", count)
+            self.assertEqual(server.ask().body, b"Hello, World!\n")
+
+
 class Preload(Waiting):
     def parent(self, application, *arguments, workers=2, **options):
         server = self.serve("--preload", application, *arguments, ready=False, **options)
