@@ -8,6 +8,8 @@ applications  those in front of PHP and Python applications
 site          the files and scripts that they serve
 processes     starting, watching and ending them; nothing of it outlives the command
 measure       checks, rounds, samples
+holds         many requests that wait at once
+slow          the application that lets them wait, and the clients; a program of its own
 report        tables, targets, JSON, Markdown
 chart         the SVG
 """

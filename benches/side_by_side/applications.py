@@ -1,11 +1,11 @@
-"""Other servers in front of applications: PHP and WSGI.
+"""Other servers in front of applications: PHP, WSGI, and one that makes its clients wait.
 
 Each as its own people would set it up, with as many processes as this server has
 workers, and each PHP process replaced after as many requests.
 """
 
 from .peer import CORES, FASTCGI_PARAMS, IS_ROOT, Peer, first_match, nginx_commands, which
-from .works import APPLICATION, PHP, WSGI, WSGI_PROCESSES
+from .works import APPLICATION, PHP, PROXY, SLOW, WSGI, WSGI_PROCESSES
 
 # The one that Debian's gunicorn and uWSGI run in.
 PYTHON = "/usr/bin/python3"
@@ -15,6 +15,12 @@ PHP_REQUESTS = 500
 # Each kept connection holds a process: of more idle ones than that, some would wait for nothing.
 POOL = PHP_PROCESSES
 GUNICORN_THREADS = 8
+# What this server keeps by default.
+PROXY_POOL = 8
+
+
+def slow_protocol(work):
+    return work.name.removeprefix("slow-")
 
 
 def nginx_version():
@@ -259,6 +265,37 @@ class NginxUwsgi(NginxPeer):
         return [[which("uwsgi"), *how, *where], *nginx_commands(folder, port, inside)]
 
 
+class NginxProxy(Peer):
+    name = PROXY
+    note = (
+        "a worker per core, `proxy_pass` (HTTP/1.1) or `fastcgi_pass` (`fastcgi_keep_conn`) to a Unix socket, "
+        f"a pool of {PROXY_POOL} kept connections"
+    )
+    program = "nginx"
+    kinds = {SLOW}
+
+    def version(self):
+        return nginx_version()
+
+    def commands(self, folder, port, work):
+        how = {
+            "http": f"""
+            proxy_pass http://slow;
+            proxy_http_version 1.1;
+            proxy_set_header Connection "";
+            proxy_set_header Host $host;
+            proxy_set_header X-Forwarded-For $proxy_add_x_forwarded_for;""",
+            "fastcgi": f"""
+            fastcgi_pass slow;
+            fastcgi_keep_conn on;
+{FASTCGI_PARAMS}""",
+        }
+        inside = f"        location / {{{how[slow_protocol(work)]}\n        }}"
+        options = f"    upstream slow {{ server unix:{self.site.upstream}; keepalive {PROXY_POOL}; }}"
+        # A client and its connection to the application take one each, and one worker may have all of them.
+        return nginx_commands(folder, port, inside, connections=4 * work.connections, options=options)
+
+
 ALL = [
     NginxPhp,
     LighttpdPhp,
@@ -268,4 +305,5 @@ ALL = [
     GunicornThreads,
     NginxGunicorn,
     NginxUwsgi,
+    NginxProxy,
 ]

@@ -90,10 +90,15 @@ def compare(place, options):
     for name in works.NAMES:
         if options.work and name not in options.work:
             continue
-        work = next((work for work in works.WORKS if work.name == name), None)
+        work = next((work for work in works.WORKS + works.HOLDS if work.name == name), None)
         # Who can't do it at all by its nature has no line in the table of it.
         able = [peer for peer in chosen if peer.concerns(work)]
-        result.rows[name] = measurement.load(work, able) if work else measurement.idle(able)
+        if work is None:
+            result.rows[name] = measurement.idle(able)
+        elif work in works.HOLDS:
+            result.rows[name] = measurement.hold(work, able)
+        else:
+            result.rows[name] = measurement.load(work, able)
         print(f"\n== {report.title(name)}\n{report.aligned(*report.table(result, name))}", flush=True)
     print(f"\n== Targets\n{report.aligned(*report.target_table(result), figures=False)}", flush=True)
     return result

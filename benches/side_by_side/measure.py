@@ -8,6 +8,7 @@ import sys
 import time
 
 from . import site as sites
+from .holds import SlowApplication
 from .load import Answer, LoadError, await_answer, run_and_sample
 from .peers import RawFloor
 from .works import FILE, IDLE, LISTING, SCRIPT, WORKS, ready_path
@@ -41,9 +42,15 @@ class Row:
     cpus_us: list[float] = dataclasses.field(default_factory=list)
     p99s_ms: list[float] = dataclasses.field(default_factory=list)
     failed: int = 0
-    # During the load; in the idle work after the start.
+    # The most during the load; in the idle work after the start.
     resident: int = 0
     proportional: int | None = None
+    # Like proportional, of memory that no file is behind.
+    anonymous: int | None = None
+    # Before the first request.
+    proportional_before: int | None = None
+    # Requests only wait: CPU time in a second of that.
+    waits_us: list[float] = dataclasses.field(default_factory=list)
     resident_after: int = 0
     starts_ms: list[float] = dataclasses.field(default_factory=list)
 
@@ -58,6 +65,10 @@ class Row:
     @property
     def p99_ms(self):
         return median(self.p99s_ms)
+
+    @property
+    def wait_us(self):
+        return median(self.waits_us)
 
     @property
     def start_ms(self):
@@ -79,6 +90,16 @@ class Row:
         if not self.endless:
             self.failed += figures.get("broken_off", 0)
         self.resident = max(self.resident, figures.get("resident", 0))
+
+    def add_hold(self, work, figures):
+        """A round's figures of requests that wait."""
+        self.cpus_us.append(figures["cpu_us"] / work.connections)
+        self.waits_us.append(figures["waiting_us"])
+        self.failed += figures["wrong"]
+        self.resident = max(self.resident, figures["resident"])
+        for name in ["proportional", "anonymous"]:
+            if figures[name] is not None:
+                setattr(self, name, max(getattr(self, name) or 0, figures[name]))
 
 
 def median(values):
@@ -175,6 +196,46 @@ class Measurement:
             if row.problem is None or time.monotonic() > deadline:
                 return
             time.sleep(0.01)
+
+    def hold(self, work, peers):
+        """Requests that wait for an application, all at once."""
+        rows = [Row(work.name, peer.name, peer.is_peer, problem=why_not(peer, work.kind)) for peer in peers]
+        running = {}
+        with SlowApplication(self.site, work) as application:
+            try:
+                for peer, row in zip(peers, rows):
+                    if row.problem is None:
+                        running[peer.name] = self.begin_hold(peer, work, row)
+                able = [(peer, row) for peer, row in zip(peers, rows) if row.problem is None]
+                for number in range(self.rounds):
+                    first = number % max(len(able), 1)
+                    for peer, row in able[first:] + able[:first]:
+                        self.one_hold(application, work, row, running[peer.name])
+            finally:
+                for started in running.values():
+                    if started:
+                        started[0].stop()
+        return rows
+
+    def begin_hold(self, peer, work, row):
+        try:
+            server, port = self.start(peer, work)
+        except StartError as error:
+            row.problem = f"does not start: {error}"
+            return None
+        time.sleep(SETTLE_SECONDS)
+        row.proportional_before = server.proportional_bytes()
+        return server, port
+
+    def one_hold(self, application, work, row, started):
+        if row.problem is not None:
+            return
+        try:
+            row.add_hold(work, application.run(*started))
+        except LoadError as error:
+            row.problem = str(error)
+            return
+        say(f"{work.name} {len(row.cpus_us)}/{self.rounds}: {row.server} {row.cpus_us[-1]:,.0f} µs a request")
 
     def idle(self, peers):
         """Memory of servers that nobody asks, before and after load, and the time to the first answer."""

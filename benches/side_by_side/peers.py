@@ -22,6 +22,7 @@ from .works import (
     PLAIN,
     RAW_FLOOR,
     SCRIPT,
+    SLOW,
     WARM,
     WEB,
     WSGI,
@@ -34,8 +35,8 @@ SCRIPT_PROCESSES = 16
 
 class ServeHere(Peer):
     name = OURS
-    note = "as it is, with `--log off`; applications by `--php`, `--wsgi` with `--workers 2`"
-    kinds = {FILE, LISTING, SCRIPT, PHP, WSGI, APP}
+    note = "as it is, with `--log off`; applications by `--php`, `--wsgi` with `--workers 2`, `--route`"
+    kinds = {FILE, LISTING, SCRIPT, PHP, WSGI, APP, SLOW}
     is_peer = False
 
     def missing(self):
@@ -53,6 +54,8 @@ class ServeHere(Peer):
         if work.kind in {WSGI, APP}:
             python = ["--python", applications.PYTHON, "--workers", WSGI_PROCESSES]
             return ["--wsgi", f"{APPLICATION}:application", *python]
+        if work.kind == SLOW:
+            return ["--route", f"/={applications.slow_protocol(work)}:unix:{self.site.upstream}"]
         return []
 
 

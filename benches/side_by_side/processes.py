@@ -157,7 +157,7 @@ class Server:
             total += int(pages) * PAGE_BYTES
         return total
 
-    def proportional_bytes(self):
+    def proportional_bytes(self, field="Pss:"):
         """Like resident, but a page that N processes share counts as 1/N for each. None if that can't be read."""
         total = 0
         for pid in self.pids():
@@ -165,7 +165,7 @@ class Server:
                 lines = pathlib.Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
             except OSError:
                 return None
-            total += sum(int(line.split()[1]) << 10 for line in lines if line.startswith("Pss:"))
+            total += sum(int(line.split()[1]) << 10 for line in lines if line.startswith(field))
         return total
 
     def stop(self, patient=True):

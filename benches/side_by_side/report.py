@@ -11,7 +11,7 @@ import time
 
 from . import peers
 from .site import REPOSITORY
-from .works import IDLE, IDLE_TITLE, MIB, OURS, TARGETS, WORKS
+from .works import HOLDS, IDLE, IDLE_TITLE, MIB, OURS, TARGETS, WORKS
 
 BEGIN = "<!-- figures: begin (written by benches/compare --markdown) -->"
 END = "<!-- figures: end -->"
@@ -46,7 +46,7 @@ class Report:
 
 
 def base_of(name):
-    return next((work.base for work in WORKS if work.name == name), None)
+    return next((work.base for work in WORKS + HOLDS if work.name == name), None)
 
 
 def environment(wrk, load_average, rounds, seconds):
@@ -82,11 +82,13 @@ def output(*command):
 
 
 def table(report, name):
+    if name in [work.name for work in HOLDS]:
+        return hold_table(report, name)
     return idle_table(report) if name == IDLE else load_table(report, name)
 
 
 def title(name):
-    return next((work.title for work in WORKS if work.name == name), IDLE_TITLE)
+    return next((work.title for work in WORKS + HOLDS if work.name == name), IDLE_TITLE)
 
 
 def load_table(report, name):
@@ -123,6 +125,35 @@ def spread(values):
     if len(values) < 2 or not max(values):
         return "–"
     return f"±{(max(values) - min(values)) / 2 / statistics.median(values):.0%}"
+
+
+def hold_table(report, name):
+    against = f"× {base_of(name)}"
+    head = ["server", "PSS MiB", against, "anonymous MiB", "RSS MiB", "PSS MiB before", "KiB a request"]
+    head += ["CPU µs", against, "spread", "CPU ms/s in the wait", "failed"]
+    largest, leanest = report.base(name, "proportional"), report.base(name, "cpu")
+    requests = next(work.connections for work in HOLDS if work.name == name)
+    lines, remarks = [], []
+    for row in report.rows[name]:
+        if row.problem or not row.cpus_us:
+            remarks.append(f"{row.server}: {row.problem or 'no round'}")
+            continue
+        grown = row.proportional and row.proportional_before and row.proportional - row.proportional_before
+        lines.append([
+            row.server,
+            mib(row.proportional),
+            ratio(row.proportional, largest and largest.proportional),
+            mib(row.anonymous),
+            mib(row.resident),
+            mib(row.proportional_before),
+            number(grown and grown / requests / 1024),
+            number(row.cpu),
+            ratio(row.cpu, leanest and leanest.cpu),
+            spread(row.cpus_us),
+            number(row.wait_us / 1000),
+            str(row.failed),
+        ])
+    return head, lines, remarks
 
 
 def idle_table(report):

@@ -25,6 +25,8 @@ class Site:
     def __init__(self, place):
         self.folder = place.folder / "site"
         self.floor = place.folder / "floor"
+        # Where the slow application listens.
+        self.upstream = place.folder / "upstream.sock"
         self.write_files()
         self.write_scripts()
         self.build_rust()

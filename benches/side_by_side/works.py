@@ -6,12 +6,14 @@ QUERY = "n=1"
 FILE, LISTING, SCRIPT = "file", "listing", "script"
 # What a server of files and scripts is asked for; the other kinds need an application's own processes.
 WEB = {FILE, LISTING, SCRIPT}
-PHP, WSGI, APP = "PHP program", "WSGI application", "application in several ways"
+PHP, WSGI, APP, SLOW = "PHP program", "WSGI application", "application in several ways", "slow application"
 OURS = "serve-here"
 # With interpreters that run their whole end, and with none.
 FULL_END, PLAIN = "serve-here-full", "serve-here-plain"
 # With interpreters that end early, as they do by default. A row of its own only where `serve-here` is something else.
 WARM = "serve-here-warm"
+# The other one in front of slow applications.
+PROXY = "nginx-proxy"
 RAW_FLOOR = "floor"
 HTTP_FLOOR = "floor-http"
 
@@ -65,15 +67,22 @@ WORKS = [
     Work("wsgi", f"WSGI hello, {WSGI_PROCESSES} workers, 16 connections", WSGI, f"/{APPLICATION}?{QUERY}", 16),
     Work("app", "One Python application in three ways, 8 connections", APP, f"/{APPLICATION}?{QUERY}", 8, base=PLAIN),
 ]
+# Not a load by wrk: all requests at once, and then a wait for the application.
+HOLDS = [
+    Work("slow-http", "1,000 requests that wait for an application, by HTTP", SLOW, "/slow", 1000, base=PROXY),
+    Work("slow-fastcgi", "1,000 requests that wait for an application, by FastCGI", SLOW, "/slow", 1000, base=PROXY),
+]
 # Not a load: measured on servers that nobody asks anything, or that just start.
 IDLE = "idle"
 IDLE_TITLE = "Idle memory, and start to first answer"
-NAMES = [work.name for work in WORKS] + [IDLE]
+NAMES = [work.name for work in WORKS + HOLDS] + [IDLE]
 
 
 def ready_path(work):
-    """What a server is asked until it answers. An application may have all paths."""
-    return WORKS[0].path if work.kind in WEB else work.path
+    """What a server is asked until it answers. An application may have all paths; a slow one answers one at once."""
+    if work.kind in WEB:
+        return WORKS[0].path
+    return "/ready" if work.kind == SLOW else work.path
 
 
 @dataclasses.dataclass(frozen=True)
@@ -112,6 +121,10 @@ TARGETS = [
     Target("php", "requests/s at least 1.0 × nginx's with php-cgi", "rate", 1.0, "nginx-php"),
     Target("wsgi", "requests/s at least 1.2 × gunicorn's, sync workers", "rate", 1.2, "gunicorn"),
     Target("app", "WSGI: requests/s at least 5 × plain CGI", "rate", 5, PLAIN),
+    Target("slow-http", "memory (PSS) at most 1.5 × nginx's", "proportional", 1.5, PROXY),
+    Target("slow-http", "CPU per request at most 1.5 × nginx's", "cpu", 1.5, PROXY),
+    Target("slow-fastcgi", "memory (PSS) at most 1.5 × nginx's", "proportional", 1.5, PROXY),
+    Target("slow-fastcgi", "CPU per request at most 1.5 × nginx's", "cpu", 1.5, PROXY),
     Target(IDLE, "resident memory after the start at most 6 MiB", "resident", 6 * MIB, None),
     Target(IDLE, "start to first answer at most 10 ms", "start_ms", 10, None),
 ]
