@@ -11,6 +11,7 @@ mod misbehaviour;
 mod peers;
 mod php_fpm;
 mod proxy;
+mod requests;
 mod routes;
 mod scgi;
 mod uwsgi;

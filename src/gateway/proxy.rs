@@ -225,6 +225,12 @@ impl Shared {
             headers.insert(CONNECTION, HeaderValue::from_static("upgrade"));
             headers.insert(UPGRADE, protocol);
         }
+        // A target that names a host does so instead of the field (RFC 9112 §3.2.2).
+        let named = facts.original.authority.as_deref();
+        let named = named.and_then(|name| HeaderValue::from_bytes(name).ok());
+        if let Some(name) = named {
+            headers.insert(HOST, name);
+        }
         let host = headers.get(HOST).cloned();
         let proxy = head.extensions.get::<Proxied>();
         let nearest = proxy.map_or(facts.connection, |Proxied(proxy)| proxy);

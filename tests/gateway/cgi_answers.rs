@@ -10,7 +10,7 @@ use super::http_answers::{
     Then::{self, Closes, GoesOn, Hangs, Resets},
     client_is_done, is, reset,
 };
-use super::peers::{Fake, end, read_request, record, stderr, stdout};
+use super::peers::{Fake, end, read_request, record, settles_to, stderr, stdout};
 use super::proxy::read_head;
 use crate::support::{Rows, Server, eventually};
 
@@ -450,7 +450,7 @@ fn check(rows: Vec<Row>, bytewise: bool, limit: &str) {
         }
     }
     table.done();
-    server.settles_to(fds);
+    settles_to(&server, fds);
 }
 
 #[test]

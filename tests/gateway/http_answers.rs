@@ -5,7 +5,7 @@ use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::time::Duration;
 
-use super::peers::Fake;
+use super::peers::{Fake, settles_to};
 use super::proxy::read_head;
 use crate::support::{Response, Rows, Server, eventually};
 
@@ -391,7 +391,7 @@ fn check(rows: Vec<Row>, bytewise: bool) {
         }
     }
     table.done();
-    server.settles_to(fds);
+    settles_to(&server, fds);
 }
 
 /// The connection ends after this answer.

@@ -15,7 +15,7 @@ use std::thread;
 use rustix::process::{Pid, Signal, kill_process_group};
 use tempfile::TempDir;
 
-use crate::support::{DEADLINE, eventually, fixtures, skip};
+use crate::support::{DEADLINE, Server, eventually, fixtures, skip};
 
 /// A program that listens on `socket` in a folder of its own. Ended, with all
 /// that it started, when it is dropped.
@@ -293,4 +293,22 @@ pub(super) fn stderr(output: &[u8]) -> Vec<u8> {
 
 pub(super) fn end(status: u8, protocol: u8) -> Vec<u8> {
     record(3, 1, &[0, 0, 0, status, protocol, 7, 7, 7])
+}
+
+/// Waits until the server has closed the connection, and reads nothing of it.
+pub(super) fn wait_for_end(stream: &TcpStream) {
+    use rustix::event::{PollFd, PollFlags, Timespec, poll};
+    let limit = Timespec {
+        tv_sec: 10,
+        tv_nsec: 0,
+    };
+    let mut fds = [PollFd::new(stream, PollFlags::RDHUP)];
+    let _ = poll(&mut fds, Some(&limit));
+}
+
+/// As [`Server::settles_to`], for a server that may have kept connections: they
+/// close after ten seconds.
+pub(super) fn settles_to(server: &Server, fds: usize) {
+    eventually(|| server.fds() <= fds);
+    server.settles_to(fds);
 }
