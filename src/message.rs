@@ -4,17 +4,18 @@
 //! An engine turns bytes into `Request` and `Response` into bytes; the service
 //! turns one into the other. Neither knows more of the other than this file.
 
+use std::collections::VecDeque;
 use std::fmt;
 use std::fs::File;
 use std::future::Future;
 use std::io;
 use std::net::SocketAddr;
 use std::pin::Pin;
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use bytes::Bytes;
 use http::{HeaderMap, Method, Version};
-use tokio::sync::mpsc;
+use tokio::sync::{Notify, mpsc};
 
 pub type Request = http::Request<Body>;
 pub type Response = http::Response<Body>;
@@ -266,5 +267,40 @@ pub struct RequestTarget(pub Bytes);
 
 /// Request extension: where interim responses (1xx, RFC 9110 §15.2) go, before
 /// the final one is there. Absent where the client can't take them (HTTP/1.0).
-#[derive(Clone, Debug)]
-pub struct Interim(pub mpsc::UnboundedSender<http::Response<()>>);
+/// An engine takes them from a copy of it. Nearly no request has any, so that a
+/// channel, which makes room for many at once, would cost more.
+#[derive(Clone, Debug, Default)]
+pub struct Interim(Arc<Interims>);
+
+#[derive(Debug, Default)]
+struct Interims {
+    waiting: Mutex<VecDeque<http::Response<()>>>,
+    come: Notify,
+}
+
+impl Interim {
+    /// If the client has gone, nobody takes it.
+    pub fn send(&self, interim: http::Response<()>) {
+        self.waiting().push_back(interim);
+        self.0.come.notify_one();
+    }
+
+    /// Waits for one. Dropping the future loses none.
+    pub async fn next(&self) -> http::Response<()> {
+        loop {
+            if let Some(interim) = self.next_at_hand() {
+                return interim;
+            }
+            self.0.come.notified().await;
+        }
+    }
+
+    pub fn next_at_hand(&self) -> Option<http::Response<()>> {
+        self.waiting().pop_front()
+    }
+
+    fn waiting(&self) -> MutexGuard<'_, VecDeque<http::Response<()>>> {
+        let waiting = self.0.waiting.lock();
+        waiting.unwrap_or_else(PoisonError::into_inner)
+    }
+}

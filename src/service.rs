@@ -279,7 +279,7 @@ impl Service {
                 LetIn::Refused(response) => return Ok(response),
             };
             let (outcome, script) = match self.whose(&step.target.path)? {
-                Whose::Files => return files.respond(head, &step.target).await,
+                Whose::Files => return Box::pin(files.respond(head, &step.target)).await,
                 Whose::Static(files, target) => {
                     let answer = Box::pin(files.respond(head, &target)).await?;
                     return statically(&target.path, answer);

@@ -331,19 +331,19 @@ impl Shared {
             &self.limits,
         );
         let mut asked = read.asked;
-        let (interim, interims) = mpsc::unbounded_channel();
+        let interims = Interim::default();
         let answer = async {
             match read.request {
                 Ok(mut request) => {
                     if request.version() == Version::HTTP_11 {
-                        request.extensions_mut().insert(Interim(interim));
+                        request.extensions_mut().insert(interims.clone());
                     }
                     self.service.respond(request).await
                 }
                 Err((fault, bare)) => self.service.refuse(bare, fault),
             }
         };
-        let answer = wire::await_answer(&*socket, &self.limits, &asked, interims, answer).await;
+        let answer = wire::await_answer(&*socket, &self.limits, &asked, &interims, answer).await;
         let Some(response) = answer else {
             tcp::close(&*socket);
             slot.give_back().await;

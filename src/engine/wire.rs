@@ -12,14 +12,13 @@ use bytes::{Buf, Bytes};
 use http::{Method, Version};
 use rustix::io::Errno;
 use rustix::net::SendFlags;
-use tokio::sync::mpsc;
 
 use super::Limits;
 use super::framing::{self, Asker, CHUNK_END, Content, LAST_CHUNK, Plan};
 use super::patience::Patience;
 use super::tcp;
 use crate::log::Sent;
-use crate::message::{Body, FileBody, Piece, Ready, Response, Source};
+use crate::message::{Body, FileBody, Interim, Piece, Ready, Response, Source};
 
 /// What is read from a file at once, where the kernel can't move it by itself.
 const BLOCK_BYTES: usize = 64 << 10;
@@ -177,7 +176,7 @@ pub async fn await_answer<W: Wire>(
     wire: &W,
     limits: &Limits,
     asked: &Asked,
-    mut interims: mpsc::UnboundedReceiver<http::Response<()>>,
+    interims: &Interim,
     answer: impl Future<Output = Response>,
 ) -> Option<Response> {
     let relayed = async {
@@ -185,12 +184,12 @@ pub async fn await_answer<W: Wire>(
         let response = loop {
             tokio::select! {
                 biased;
-                Some(interim) = interims.recv() => send_interim(wire, limits, &interim).await,
+                interim = interims.next() => send_interim(wire, limits, &interim).await,
                 response = &mut answer => break response,
             }
         };
         // Printed in one go with the final header.
-        while let Ok(interim) = interims.try_recv() {
+        while let Some(interim) = interims.next_at_hand() {
             send_interim(wire, limits, &interim).await;
         }
         response

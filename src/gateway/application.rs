@@ -246,9 +246,9 @@ impl Shared {
     }
 
     /// The bytes before the content.
-    fn head(&self, facts: &Facts<'_>, content: &Content) -> Result<BytesMut, Fault> {
+    fn head(&self, facts: &Facts<'_>, content: &Content) -> Result<Box<[u8]>, Fault> {
         let list: Vec<Variable> = variables::variables(facts);
-        match self.protocol {
+        let head = match self.protocol {
             Wire::FastCgi => Ok(fastcgi::head(&list, Role::Responder, self.keep)),
             Wire::Scgi => Ok(scgi::head(&list, content.length().unwrap_or(0))),
             Wire::Uwsgi(one, two) => uwsgi::head(&list, (one, two)).ok_or_else(|| {
@@ -259,7 +259,9 @@ impl Shared {
                 let diagnosis = self.party(&facts.script.subject).diagnosis("too-long", fault);
                 Fault::new(StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE).because(diagnosis)
             }),
-        }
+        };
+        // Kept while the answer is waited for, without the room that was left.
+        head.map(|head| Box::from(&head[..]))
     }
 
     /// A piece of the content as it goes out.
@@ -435,6 +437,10 @@ impl Sending {
                 Ok(written) => {
                     self.pending.advance(written);
                     self.head_left = self.head_left.saturating_sub(written);
+                    if self.pending.is_empty() {
+                        // The wait for the answer may be long.
+                        self.pending = BytesMut::new();
+                    }
                     *self.moved.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
                 }
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
@@ -586,9 +592,8 @@ impl Exchange {
             match reader.next_block().map_err(NoAnswer::Invalid)? {
                 Some(Block::Final(reply)) => return Ok(reply),
                 Some(Block::Interim(interim)) => {
-                    if let Some(Interim(client)) = head.extensions.get() {
-                        // The client may be gone; the engine will notice.
-                        let _ = client.send(interim);
+                    if let Some(client) = head.extensions.get::<Interim>() {
+                        client.send(interim);
                     }
                     continue;
                 }

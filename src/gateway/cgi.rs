@@ -546,9 +546,8 @@ impl Run {
             match reader.next_block() {
                 Ok(Some(Block::Final(reply))) => break reply,
                 Ok(Some(Block::Interim(interim))) => {
-                    if let Some(Interim(client)) = head.extensions.get() {
-                        // The client may be gone; the engine will notice.
-                        let _ = client.send(interim);
+                    if let Some(client) = head.extensions.get::<Interim>() {
+                        client.send(interim);
                     }
                 }
                 Ok(Some(Block::Dropped)) => {}

@@ -580,7 +580,7 @@ where
 
 /// 1xx answers go on to a client that can take them.
 fn relay_interims(request: &mut http::Request<Outgoing>, head: &Parts) {
-    let Some(Interim(client)) = head.extensions.get() else {
+    let Some(client) = head.extensions.get::<Interim>() else {
         return;
     };
     let client = client.clone();
@@ -597,8 +597,7 @@ fn relay_interims(request: &mut http::Request<Outgoing>, head: &Parts) {
             *relayed.status_mut() = interim.status();
             *relayed.headers_mut() = interim.headers().clone();
             strip(relayed.headers_mut());
-            // The client may be gone; the engine will notice.
-            let _ = client.send(relayed);
+            client.send(relayed);
         }
     });
 }

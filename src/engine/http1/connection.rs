@@ -25,7 +25,6 @@ use rustix::net::SendFlags;
 use tokio::io::Interest;
 use tokio::net::TcpStream;
 use tokio::net::tcp::OwnedWriteHalf;
-use tokio::sync::mpsc;
 
 use super::Shared;
 use super::content::{Drained, Inbound, Upload};
@@ -339,11 +338,11 @@ impl Connection {
             keep_alive: framing.is_ok() && self.goes_on(&request),
             last: is_last(&request),
         };
-        let (interim, interims) = mpsc::unbounded_channel();
+        let interims = Interim::default();
         let response = match framing {
             Ok(framing) => {
                 if version == Version::HTTP_11 {
-                    request.extensions_mut().insert(Interim(interim));
+                    request.extensions_mut().insert(interims.clone());
                     if !limits.http_1_0 {
                         request.extensions_mut().insert(CanSwitch);
                     }
@@ -352,7 +351,7 @@ impl Connection {
                 let body = self.body(framing, expects);
                 // On its own: the wait around it would hold room for it four times.
                 let answer = Box::pin(self.shared.service.respond(request.map(|()| body)));
-                wire::await_answer(&*self.out, limits, &asked, interims, answer).await
+                wire::await_answer(&*self.out, limits, &asked, &interims, answer).await
             }
             Err(fault) => {
                 self.inbound.distrust();
