@@ -2,6 +2,8 @@
 //! some have ended, old ones out when new ones are there. One task; all it does
 //! follows from what each place holds, looked at whenever something happens.
 
+mod parents;
+
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
@@ -12,6 +14,7 @@ use rustix::event::{PollFd, PollFlags, Timespec};
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, sleep_until};
 
+use self::parents::Parent;
 use super::job::Job;
 use super::worker::{End, Leave, News, Worker};
 use super::{Options, Order, wsgi};
@@ -35,8 +38,6 @@ const LATER: Duration = Duration::from_millis(500);
 const BEAT: Duration = Duration::from_secs(10);
 /// For an import to be done, or a program to be there.
 const START_TIME: Duration = Duration::from_secs(120);
-/// For a process that has loaded the application, to fork a worker.
-const FORK_TIME: Duration = Duration::from_secs(5);
 /// Lines of a traceback for the log, and for the error page.
 const TRACE_LINES: usize = 2000;
 const PAGE_LINES: usize = 100;
@@ -96,16 +97,6 @@ struct Held {
     /// When it was asked whether it stirs, if it has not answered yet.
     asked: Option<Instant>,
     /// What its import fails with, as far as it was told.
-    trace: Vec<String>,
-}
-
-struct Parent {
-    number: u64,
-    worker: Worker,
-    edition: u64,
-    since: Instant,
-    /// It has imported the application.
-    loaded: bool,
     trace: Vec<String>,
 }
 
@@ -290,29 +281,6 @@ impl Keeper {
         self.settle_parents();
     }
 
-    /// Those that don't load the application, or don't fork, in time are ended.
-    fn settle_parents(&mut self) {
-        let held = self.places.iter().filter_map(|place| place.held.as_ref());
-        let is_late = |held: &&Held| held.worker.pid == 0 && held.since.elapsed() >= FORK_TIME;
-        let stuck: Vec<u64> = held.filter(is_late).map(|held| held.parent).collect();
-        for at in 0..self.parents.len() {
-            let parent = &mut self.parents[at];
-            let (pid, number) = (parent.worker.pid, parent.number);
-            if parent.worker.is_leaving() {
-                continue;
-            }
-            let text = if stuck.contains(&number) {
-                format!("{pid} forks no worker; it is replaced")
-            } else if !parent.loaded && parent.since.elapsed() >= START_TIME {
-                too_late(pid)
-            } else {
-                continue;
-            };
-            parent.worker.leave(Leave::Stuck);
-            self.fault(&text);
-        }
-    }
-
     fn ready(&mut self, at: usize) {
         let due = self.options.max_requests.map(jittered);
         let Some(held) = &mut self.places[at].held else {
@@ -388,42 +356,6 @@ impl Keeper {
                 self.not_started(&error);
             }
         }
-    }
-
-    /// The one that new workers are to come from.
-    fn parent(&self) -> Option<&Parent> {
-        let newest = self.parents.last();
-        newest.filter(|parent| parent.edition == self.edition && !parent.worker.is_leaving())
-    }
-
-    /// If there is none yet.
-    fn start_parent(&mut self) {
-        if self.parent().is_some() {
-            return;
-        }
-        let number = self.parents_started + 1;
-        let started = Worker::start(
-            &self.job,
-            // Workers get their own.
-            self.places[0].listener.as_fd(),
-            &self.processes,
-            &self.log,
-            (PARENTS, number),
-            self.news.clone(),
-        );
-        let worker = match started {
-            Ok(worker) => worker,
-            Err(error) => return self.not_started(&error),
-        };
-        self.parents_started = number;
-        self.parents.push(Parent {
-            number,
-            worker,
-            edition: self.edition,
-            since: Instant::now(),
-            loaded: false,
-            trace: Vec::new(),
-        });
     }
 
     /// Nobody will come for what waits at a place that needs no worker.
@@ -506,20 +438,6 @@ impl Keeper {
                 let is_stuck = work.stuck || work.outstanding > 0;
                 let how = if is_stuck { Leave::Stuck } else { Leave::Idle };
                 held.worker.leave(how);
-            }
-        }
-    }
-
-    /// Parents go when they are of an old edition, or all sleep, and their last
-    /// worker has gone.
-    fn let_parents_go(&mut self) {
-        let newest = self.parents.last().map(|parent| parent.number);
-        for parent in &mut self.parents {
-            let is_old = parent.edition != self.edition || Some(parent.number) != newest;
-            let held = self.places.iter().filter_map(|place| place.held.as_ref());
-            let has_children = held.into_iter().any(|held| held.parent == parent.number);
-            if (is_old || self.asleep) && !has_children {
-                parent.worker.leave(Leave::Idle);
             }
         }
     }
@@ -640,115 +558,6 @@ impl Keeper {
                 self.tell_trace(trace, pid);
             }
             _ => {}
-        }
-    }
-
-    fn heard_parent(&mut self, number: u64, line: &[u8]) {
-        let mut parents = self.parents.iter_mut();
-        let Some(parent) = parents.find(|parent| parent.number == number) else {
-            return;
-        };
-        let (word, rest) = first_word(line);
-        let pid = parent.worker.pid;
-        match word {
-            b"loaded" => {
-                parent.loaded = true;
-                self.tell(&format!("{pid} has loaded the application"));
-            }
-            b"file" => {
-                let since = parent.since;
-                self.watch(since, rest);
-            }
-            b"trace" => add_line(&mut parent.trace, rest),
-            b"failed" if rest.starts_with(b"fork ") => self.not_forked(number, rest),
-            b"failed" => {
-                let trace = std::mem::take(&mut parent.trace);
-                self.tell_trace(trace, pid);
-            }
-            b"forked" => self.forked(number, rest),
-            b"exited" => self.exited(number, rest),
-            _ => {}
-        }
-    }
-
-    /// `SLOT PID`
-    fn forked(&mut self, parent: u64, rest: &[u8]) {
-        let (slot, pid) = first_word(rest);
-        let (Some(at), Some(pid)) = (number::<usize>(slot), number(pid)) else {
-            return;
-        };
-        let held = self
-            .places
-            .get_mut(at)
-            .and_then(|place| place.held.as_mut());
-        if let Some(held) = held.filter(|held| held.parent == parent) {
-            held.worker.born(pid);
-        }
-    }
-
-    /// `fork SLOT TEXT`
-    fn not_forked(&mut self, parent: u64, rest: &[u8]) {
-        let (_, rest) = first_word(rest);
-        let (slot, text) = first_word(rest);
-        let text = format!("no worker could be forked: {}", escape(text));
-        let place = number(slot).and_then(|at: usize| self.places.get_mut(at));
-        if let Some(place) = place
-            && place.held.take_if(|held| held.parent == parent).is_some()
-        {
-            self.failed_start(&text, None);
-        }
-    }
-
-    /// `PID code N` or `PID signal N`
-    fn exited(&mut self, parent: u64, rest: &[u8]) {
-        let (pid, how) = first_word(rest);
-        let (kind, value) = first_word(how);
-        let (Some(pid), Some(value)) = (number::<u32>(pid), number(value)) else {
-            return;
-        };
-        let how = match kind {
-            b"signal" => Ended::Signal(value),
-            _ => Ended::Exit(value),
-        };
-        let held = self
-            .places
-            .iter_mut()
-            .filter_map(|place| place.held.as_mut());
-        let mut own = held.filter(|held| held.parent == parent && held.worker.pid == pid);
-        if let Some(held) = own.next() {
-            held.worker.has_ended(Some(how));
-        }
-    }
-
-    fn parent_ended(&mut self, number: u64, end: End) {
-        let mut parents = self.parents.iter();
-        let Some(at) = parents.position(|parent| parent.number == number) else {
-            return;
-        };
-        let parent = self.parents.remove(at);
-        // They notice it, and leave.
-        for held in self
-            .places
-            .iter_mut()
-            .filter_map(|place| place.held.as_mut())
-        {
-            if held.parent == number {
-                held.worker.has_ended(None);
-            }
-        }
-        let pid = parent.worker.pid;
-        let how = match end {
-            End::NotStarted(error) => return self.not_started(&error),
-            end => how_it_ended(&end),
-        };
-        if parent.worker.is_leaving() {
-            self.tell(&format!("{pid} {how}"));
-        } else if !parent.loaded || parent.since.elapsed() < SETTLED {
-            let began = (!parent.loaded).then_some(parent.since);
-            self.failed_start(&format!("{pid} {how} at its start"), began);
-        } else {
-            let text = format!("{pid}, which had loaded the application, {how}; its workers leave");
-            self.fault(&text);
         }
     }
 
@@ -920,10 +729,6 @@ fn first_word(line: &[u8]) -> (&[u8], &[u8]) {
         Some(end) => (&line[..end], &line[end + 1..]),
         None => (line, b""),
     }
-}
-
-fn number<T: std::str::FromStr>(word: &[u8]) -> Option<T> {
-    str::from_utf8(word).ok()?.parse().ok()
 }
 
 fn add_line(trace: &mut Vec<String>, line: &[u8]) {
