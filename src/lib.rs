@@ -17,6 +17,7 @@ mod html;
 pub mod log;
 pub mod message;
 mod os;
+mod private_folder;
 pub mod server;
 pub mod service;
 pub mod target;

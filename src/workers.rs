@@ -13,11 +13,10 @@ mod wsgi;
 
 use std::io;
 use std::os::fd::OwnedFd;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use rustix::fs::Mode;
 use tokio::sync::{mpsc, oneshot};
 
 pub use job::{Job, JobOptions};
@@ -25,6 +24,7 @@ pub use job::{Job, JobOptions};
 use crate::gateway::backend::{Address, Backend, Resting};
 use crate::gateway::process::Processes;
 use crate::log::Log;
+use crate::private_folder::{self, PrivateFolder};
 use keeper::Keeper;
 
 /// How many workers there are, and how long each stays.
@@ -69,7 +69,7 @@ impl Places {
             addresses: Vec::new(),
         };
         for place in 1..=2 * workers + SPARE_PLACES {
-            let path = folder.path.join(format!("{name}-{place}"));
+            let path = folder.path().join(format!("{name}-{place}"));
             let listener = std::os::unix::net::UnixListener::bind(&path)?;
             places.listeners.push(listener.into());
             places.addresses.push(Address::Worker(place, path));
@@ -136,36 +136,24 @@ impl Workers {
     }
 }
 
-/// A folder that nobody else may enter, for sockets and the Python side. Removed
-/// with all that is in it.
-pub struct Folder {
-    path: PathBuf,
-}
+/// For sockets and the Python side, removed at the end.
+pub struct Folder(PrivateFolder);
 
 impl Folder {
+    /// Removes also what servers that are no more have left.
     pub fn new() -> io::Result<Self> {
-        let base = std::env::temp_dir();
-        loop {
-            let mut random = [0u8; 8];
-            rustix::rand::getrandom(&mut random, rustix::rand::GetRandomFlags::empty())?;
-            let name = format!("serve-here-{:016x}", u64::from_ne_bytes(random));
-            let path = base.join(name);
-            match rustix::fs::mkdir(&path, Mode::RWXU) {
-                Ok(()) => return Ok(Self { path }),
-                Err(rustix::io::Errno::EXIST) => {}
-                Err(error) => return Err(error.into()),
-            }
-        }
+        const PREFIX: &str = "serve-here-workers-";
+        private_folder::remove_leftovers(PREFIX);
+        PrivateFolder::make(PREFIX).map(Self)
     }
 
     pub fn path(&self) -> &Path {
-        &self.path
+        self.0.path()
     }
 }
 
 impl Drop for Folder {
     fn drop(&mut self) {
-        // What can't be removed is empty of secrets.
-        let _ = std::fs::remove_dir_all(&self.path);
+        self.0.remove();
     }
 }

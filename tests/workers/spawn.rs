@@ -1,6 +1,6 @@
 //! `fastcgi:spawn:` and `scgi:spawn:`: C164 to C168.
 
-use super::{answering, refused, wait_for_workers, with, workers};
+use super::{answering, refused, send, wait_for_workers, with, workers};
 use crate::support::{Process, Server, eventually, fixtures, needs, needs_perl_module};
 
 #[test]
@@ -160,6 +160,41 @@ fn a_program_that_is_not_there_keeps_the_server_from_starting() {
         error.contains("there is no program `no-such-program`"),
         "{error}"
     );
+}
+
+#[test]
+fn what_a_killed_server_has_left_is_removed_by_the_next_c166() {
+    let temporary = tempfile::tempdir().expect("a folder can be made");
+    let start = || {
+        Server::new()
+            .env("TMPDIR", temporary.path())
+            .args(["--route", "/app=scgi:spawn:sleep 1000", "--workers=1"])
+            .start()
+    };
+    let folders = || {
+        let entries = std::fs::read_dir(temporary.path()).expect("it is the test's own");
+        let paths = entries.map(|entry| entry.expect("it can be read").path());
+        let ours = |path: &std::path::PathBuf| path.to_string_lossy().contains("-workers-");
+        paths
+            .filter(ours)
+            .collect::<std::collections::BTreeSet<_>>()
+    };
+    // Not a server's, whatever it looks like: nobody can say that it is over.
+    let made = temporary.path().join("serve-here-workers-inthemaking");
+    std::fs::create_dir(&made).unwrap();
+    let mut killed = start();
+    send(killed.pid(), rustix::process::Signal::KILL);
+    killed.wait_exit();
+    let left = folders();
+    assert_eq!(left.len(), 2);
+    let first = start();
+    let second = start();
+    let now = folders();
+    assert_eq!(now.len(), 3, "{now:?}");
+    assert_eq!(now.intersection(&left).count(), 1);
+    assert!(now.contains(&made));
+    drop((first, second));
+    assert_eq!(folders().len(), 1);
 }
 
 #[test]

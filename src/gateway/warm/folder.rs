@@ -1,142 +1,59 @@
-//! The private folder that the interpreters' start-up code lies in. It is
-//! removed at the end; what a server that crashed has left is removed by the
-//! next one. A lock tells whether a folder's server lives.
+//! The private folder that the interpreters' start-up code lies in.
 
-use std::ffi::OsStr;
-use std::fs::{self, DirBuilder, File};
+use std::fs;
 use std::io;
-use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
-use rustix::fs::{FlockOperation, flock};
-use rustix::rand::{GetRandomFlags, getrandom};
+use crate::private_folder::{self, PrivateFolder};
 
 const PREFIX: &str = "serve-here-warm-";
-const LOCK: &str = "lock";
-/// Beside the folder's own name and a socket's in it, this is within what a
-/// socket's address can hold.
-const MAX_PARENT_BYTES: usize = 60;
-/// A folder without a lock is one in the making, but not for so long.
-const MAKING: Duration = Duration::from_secs(60);
 
 const PYTHON: &str = include_str!("zygote.py");
 const PERL: &str = include_str!("zygote.pl");
 
-pub struct Folder {
-    path: PathBuf,
-    _lock: File,
-}
+pub struct Folder(PrivateFolder);
 
 impl Folder {
     /// The error names the folder that it can't be made in.
     pub fn make() -> io::Result<Self> {
-        let parent = parent();
-        let path = make_private(&parent).map_err(|error| {
-            let message = format!("no folder can be made in {}: {error}", parent.display());
-            io::Error::new(error.kind(), message)
-        })?;
-        let made = Self::fill(&path);
-        if made.is_err() {
-            let _ = fs::remove_dir_all(&path);
+        let folder = Self(PrivateFolder::make(PREFIX)?);
+        let filled = folder.fill();
+        if filled.is_err() {
+            folder.remove();
         }
-        let lock = made?;
-        Ok(Self { path, _lock: lock })
+        filled.map(|()| folder)
     }
 
-    fn fill(path: &Path) -> io::Result<File> {
-        // It appears locked.
-        let new = path.join("new");
-        let lock = File::create(&new)?;
-        flock(&lock, FlockOperation::NonBlockingLockExclusive)?;
-        fs::rename(&new, path.join(LOCK))?;
-        fs::create_dir(path.join("python"))?;
-        fs::write(path.join("python/sitecustomize.py"), PYTHON)?;
-        fs::write(path.join("zygote.pl"), PERL)?;
-        Ok(lock)
+    fn fill(&self) -> io::Result<()> {
+        fs::create_dir(self.python())?;
+        fs::write(self.python().join("sitecustomize.py"), PYTHON)?;
+        fs::write(self.perl(), PERL)
     }
 
     pub fn path(&self) -> &Path {
-        &self.path
+        self.0.path()
     }
 
     /// The file Python imports before it looks at its command line.
     pub fn python(&self) -> PathBuf {
-        self.path.join("python")
+        self.path().join("python")
     }
 
     pub fn perl(&self) -> PathBuf {
-        self.path.join("zygote.pl")
+        self.path().join("zygote.pl")
     }
 
     pub fn remove(&self) {
-        // The next server's start tries it again.
-        let _ = fs::remove_dir_all(&self.path);
+        self.0.remove();
     }
 
     /// What an interpreter that has ended may have left.
     pub fn forget(&self, pid: u32) {
-        let _ = fs::remove_file(self.path.join(format!("learn-{pid}")));
+        let _ = fs::remove_file(self.path().join(format!("learn-{pid}")));
     }
-}
-
-/// `$TMPDIR`, unless its name would need quoting or is too long.
-fn parent() -> PathBuf {
-    let folder = std::env::temp_dir();
-    let name = folder.as_os_str().as_bytes();
-    let plain = |b: &u8| b.is_ascii_alphanumeric() || b"/._-+".contains(b);
-    if folder.is_absolute() && name.len() <= MAX_PARENT_BYTES && name.iter().all(plain) {
-        folder
-    } else {
-        "/tmp".into()
-    }
-}
-
-fn make_private(parent: &Path) -> io::Result<PathBuf> {
-    const TRIES: usize = 100;
-    const LETTERS: &[u8; 32] = b"abcdefghijkmnopqrstuvwxyz0123456";
-    let mut last = io::ErrorKind::AlreadyExists.into();
-    for _ in 0..TRIES {
-        let mut random = [0; 10];
-        getrandom(&mut random, GetRandomFlags::empty())?;
-        let letter = |b: &u8| char::from(LETTERS[usize::from(b % 32)]);
-        let name: String = random.iter().map(letter).collect();
-        let path = parent.join(format!("{PREFIX}{name}"));
-        match DirBuilder::new().mode(0o700).create(&path) {
-            Ok(()) => return Ok(path),
-            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => last = error,
-            Err(error) => return Err(error),
-        }
-    }
-    Err(last)
 }
 
 /// Removes the folders of this user's servers that are no more.
 pub fn remove_leftovers() {
-    let Ok(entries) = fs::read_dir(parent()) else {
-        return;
-    };
-    for entry in entries.flatten() {
-        if is_ours(&entry.file_name(), &entry.path()) && is_abandoned(&entry.path()) {
-            let _ = fs::remove_dir_all(entry.path());
-        }
-    }
-}
-
-fn is_ours(name: &OsStr, path: &Path) -> bool {
-    name.as_bytes().starts_with(PREFIX.as_bytes())
-        && fs::symlink_metadata(path)
-            .is_ok_and(|found| found.is_dir() && found.uid() == rustix::process::geteuid().as_raw())
-}
-
-fn is_abandoned(path: &Path) -> bool {
-    match File::open(path.join(LOCK)) {
-        Ok(lock) => flock(&lock, FlockOperation::NonBlockingLockExclusive).is_ok(),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => {
-            let made = fs::metadata(path).and_then(|found| found.modified());
-            made.is_ok_and(|made| made.elapsed().is_ok_and(|age| age > MAKING))
-        }
-        Err(_) => false,
-    }
+    private_folder::remove_leftovers(PREFIX);
 }
