@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use tokio::runtime::Handle;
 use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::time::sleep;
 
 use crate::cli::EngineName;
 use crate::config::{Config, ScriptConfig, WorkerConfig};
@@ -86,10 +87,10 @@ async fn serve(
     let engine = Engine::start(&config, bound, service.into(), log).map_err(cannot_start)?;
     announce(&config, &addresses, refused, log);
     let workers = staffing.start(&config, &processes, log);
-    signals.until_the_end(&workers).await;
+    signals.until_the_end(&workers, log).await;
     tokio::select! {
         () = engine.stop(config.grace) => {}
-        () = signals.until_the_end(&[]) => {}
+        () = signals.until_the_end(&[], log) => {}
     }
     for workers in workers {
         workers.stop().await;
@@ -615,6 +616,9 @@ impl Engine {
     }
 }
 
+/// How often is looked whether the terminal is still there.
+const TERMINAL_LOOK: Duration = Duration::from_secs(1);
+
 /// Those that are obeyed, as far as they weren't ignored from the start.
 struct Signals(Vec<(SignalKind, Signal)>);
 
@@ -635,10 +639,24 @@ impl Signals {
     }
 
     /// Until a signal ends the server. Others are for the workers.
-    async fn until_the_end(&mut self, workers: &[Workers]) {
-        let had_terminal = has_terminal();
+    async fn until_the_end(&mut self, workers: &[Workers], log: &Log) {
+        let mut had_terminal = has_terminal();
+        // Looks in a row at which it was gone.
+        let mut gone = 0;
         loop {
-            let order = match self.next().await.as_raw_value() {
+            let kind = tokio::select! {
+                kind = self.next() => kind,
+                () = sleep(TERMINAL_LOOK), if had_terminal && !workers.is_empty() => {
+                    gone = if has_terminal() { 0 } else { gone + 1 };
+                    // A shell would have passed it on by now.
+                    if gone == 2 {
+                        had_terminal = false;
+                        log.note("its terminal is gone; the server goes on");
+                    }
+                    continue;
+                }
+            };
+            let order = match kind.as_raw_value() {
                 libc::SIGTTIN => Order::More,
                 libc::SIGTTOU => Order::Fewer,
                 // A terminal that is closed says it, too.

@@ -1,5 +1,6 @@
 //! How workers come and go: C195 to C198, without a lost request.
 
+use std::ffi::OsStr;
 use std::fs;
 use std::thread;
 use std::time::Duration;
@@ -7,7 +8,7 @@ use std::time::Duration;
 use rustix::process::Signal;
 
 use super::{answering, refused, send, shop, under_load, wait_for_workers, with, workers};
-use crate::support::{Process, eventually, needs, skip};
+use crate::support::{Process, Server, eventually, fixtures, needs, skip};
 
 #[test]
 fn a_reload_under_load_replaces_all_workers_and_loses_nothing_c196_c197() {
@@ -284,6 +285,64 @@ fn workers_end_with_a_server_that_is_killed_c198() {
     answering(&server, "/");
     send(server.pid(), Signal::KILL);
     assert!(eventually(|| both.iter().all(|&pid| !Process::runs(pid))));
+}
+
+/// With a terminal of its own, which is closed when the file `hang-up` is there.
+fn in_terminal(way: &str) -> Server {
+    let setup = shop().arg("--workers=1");
+    let file = setup.root().join("hang-up");
+    let wrapper = fixtures("workers").join("terminal.py");
+    let words: [&OsStr; 4] = [
+        "python3".as_ref(),
+        wrapper.as_os_str(),
+        way.as_ref(),
+        file.as_os_str(),
+    ];
+    let server = setup.under(words).start();
+    answering(&server, "/");
+    server
+}
+
+fn hang_up(server: &Server) {
+    fs::write(server.root().join("hang-up"), "").unwrap();
+}
+
+#[test]
+fn a_server_with_workers_ends_with_its_terminal_but_not_with_nohup() {
+    if !needs("python3") {
+        return;
+    }
+    let mut server = in_terminal("shell");
+    let old = workers(&server);
+    send(server.pid(), Signal::HUP);
+    server.wait_for_log("reload: new workers are started");
+    assert!(eventually(|| workers(&server).is_disjoint(&old)));
+    hang_up(&server);
+    assert_eq!(server.wait_exit().code(), Some(0));
+
+    let server = in_terminal("nohup");
+    hang_up(&server);
+    server.wait_for_log("its terminal is gone");
+    send(server.pid(), Signal::HUP);
+    answering(&server, "/");
+}
+
+#[test]
+fn a_server_that_has_outlived_its_terminal_is_reloaded_by_hangup_c196() {
+    if !needs("python3") {
+        return;
+    }
+    let server = in_terminal("background");
+    let inner = server
+        .children()
+        .into_iter()
+        .find(|process| process.parent == server.pid())
+        .expect("it is the session leader's child");
+    hang_up(&server);
+    server.wait_for_log("its terminal is gone");
+    send(inner.pid, Signal::HUP);
+    server.wait_for_log("reload: new workers are started");
+    answering(&server, "/");
 }
 
 #[test]
