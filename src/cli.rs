@@ -304,7 +304,7 @@ pub struct Cli {
     #[arg(long, help_heading = "Applications")]
     pub preload: bool,
 
-    /// Replace a worker after so many requests [default: 0 = never; php 500]
+    /// Replace a worker after so many requests [default: 0 = never; php 10000]
     #[arg(long, value_name = "N", help_heading = "Applications")]
     pub max_requests: Option<u64>,
 
