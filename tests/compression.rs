@@ -317,6 +317,8 @@ fn a_form_that_is_older_empty_or_no_file_is_passed_over() {
         .file("old.js.br", "stale")
         .file("same.js", &file)
         .file("same.js.br", "as new")
+        .file("whole.js", &file)
+        .file("whole.js.br", "as new, in seconds")
         .file("empty.js", &file)
         .file("empty.js.br", "")
         .file("link.js", &file)
@@ -338,10 +340,21 @@ fn a_form_that_is_older_empty_or_no_file_is_passed_over() {
     let form = File::options().append(true).open(path("same.js.br"));
     form.and_then(|form| form.set_modified(same.expect("it has a time")))
         .expect("it is the test's own");
+    // What `brotli` does: the file's time, without the fraction of a second.
+    let second = SystemTime::UNIX_EPOCH + Duration::from_secs(1_700_000_000);
+    for (name, time) in [
+        ("whole.js", second + Duration::from_millis(900)),
+        ("whole.js.br", second),
+    ] {
+        let file = File::options().append(true).open(path(name));
+        file.and_then(|file| file.set_modified(time))
+            .expect("it is the test's own");
+    }
     let mut rows = Rows::new();
     for (name, body) in [
         ("old.js", None),
         ("same.js", Some("as new")),
+        ("whole.js", Some("as new, in seconds")),
         ("empty.js", None),
         ("link.js", None),
         ("inside.js", Some("as new")),

@@ -248,9 +248,12 @@ impl<'a> Search<'a> {
         };
         self.elsewhere |= linked || metadata.mode() & 0o111 != 0;
         self.seen.push((name, Stamp::of(&metadata)));
+        let (seconds, nanoseconds) = (metadata.mtime(), metadata.mtime_nsec());
+        // brotli gives its file the time of the other one, in whole seconds.
+        let is_new = (seconds, nanoseconds) >= self.modified
+            || nanoseconds == 0 && seconds == self.modified.0;
         // No coding has a form of no bytes: it is being made.
-        let usable =
-            metadata.len() > 0 && (metadata.mtime(), metadata.mtime_nsec()) >= self.modified;
+        let usable = metadata.len() > 0 && is_new;
         usable.then(|| {
             let file = Arc::new(file);
             self.asked.stored(Some(coding), path, file, &metadata)
