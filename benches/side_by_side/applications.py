@@ -41,21 +41,21 @@ class NginxPeer(Peer):
         return f"{nginx_version()}, {self.other_version()}"
 
 
-def php_location(site, socket):
+def php_location(site, socket, keep=True):
     """Inside of nginx's `server`, and the connections that it keeps."""
     inside = f"""
         root {site.folder};
         location ~ \\.php$ {{
             try_files $uri =404;
             fastcgi_pass php;
-            fastcgi_keep_conn on;
+            fastcgi_keep_conn {"on" if keep else "off"};
 {FASTCGI_PARAMS}
         }}"""
     options = f"""
     open_file_cache max=1000 inactive=60s;
     upstream php {{
         server unix:{socket};
-        keepalive {POOL};
+        {f"keepalive {POOL};" if keep else ""}
     }}"""
     return inside, options
 
@@ -68,18 +68,25 @@ class NginxPhp(NginxPeer):
     )
     kinds = {PHP}
     other = "php-cgi"
+    keep = True
 
     def other_version(self):
         return f"PHP {php_version(self.other)}"
 
     def commands(self, folder, port, work):
         socket = folder / "php.sock"
-        inside, options = php_location(self.site, socket)
+        inside, options = php_location(self.site, socket, self.keep)
         numbers = [f"PHP_FCGI_CHILDREN={PHP_PROCESSES}", f"PHP_FCGI_MAX_REQUESTS={PHP_REQUESTS}"]
         return [
             ["/usr/bin/env", *numbers, which("php-cgi"), "-b", socket],
             *nginx_commands(folder, port, inside, options=options),
         ]
+
+
+class NginxPhpClose(NginxPhp):
+    name = "nginx-php-close"
+    note = "the same with a new connection for each request"
+    keep = False
 
 
 class LighttpdPhp(Peer):
@@ -153,7 +160,7 @@ pm.max_requests = {PHP_REQUESTS}
 class NginxFpm(NginxPeer):
     name = "nginx-fpm"
     note = (
-        f"the same in front of php-fpm: `pm = static`, `pm.max_children = {PHP_PROCESSES}`, "
+        f"as `nginx-php`, in front of php-fpm: `pm = static`, `pm.max_children = {PHP_PROCESSES}`, "
         f"`pm.max_requests = {PHP_REQUESTS}`"
     )
     kinds = {PHP}
@@ -298,6 +305,7 @@ class NginxProxy(Peer):
 
 ALL = [
     NginxPhp,
+    NginxPhpClose,
     LighttpdPhp,
     NginxFpm,
     ServeHereFpm,
