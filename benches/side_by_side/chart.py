@@ -64,7 +64,8 @@ def group(y, work, rows):
     room = WIDTH - left - FIGURE_WIDTH - MARGIN
     # Every work has its own scale: the longest bar fills the room.
     scale = room / max(max(ratio for _, _, ratio, _ in rows), 1)
-    parts = [text(MARGIN, y + 22, title(work.name), size=13, weight="bold")]
+    other_base = f", as a ratio to {work.base}" if work.base else ""
+    parts = [text(MARGIN, y + 22, title(work.name) + other_base, size=13, weight="bold")]
     y += TITLE_HEIGHT
     one = left + scale
     parts.append(

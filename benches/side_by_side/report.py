@@ -177,7 +177,10 @@ def number(value):
 
 
 def ratio(value, base):
-    return f"{value / base:.2f}" if value and base else "–"
+    if not value or not base:
+        return "–"
+    # Two places say nothing of what is a hundredth.
+    return f"{value / base:.2f}" if value / base >= 0.1 else f"{value / base:.2g}"
 
 
 def mib(value):
