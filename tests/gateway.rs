@@ -14,4 +14,5 @@ mod proxy;
 mod requests;
 mod routes;
 mod scgi;
+mod streams;
 mod uwsgi;

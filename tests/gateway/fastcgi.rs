@@ -10,6 +10,7 @@ use super::peers::{
     ABORT_REQUEST, Fake, end, fcgiwrap, perl_responder, php, read_record, read_request, stderr,
     stdout,
 };
+use crate::samples::samples;
 use crate::support::{Rows, Server, eventually, needs, needs_perl_module};
 
 const PAGE: &str = r#"<?php
@@ -87,6 +88,53 @@ fn fcgiwrap_runs_the_scripts_of_a_folder() {
     // The source of a script is no file for anybody.
     fs::remove_file(server.root().join("cgi-bin/env")).expect("it is the test's");
     assert_eq!(server.get("/cgi-bin/env").status, 404);
+}
+
+#[test]
+fn fcgiwrap_runs_the_samples() {
+    if !needs("fcgiwrap") || !needs("python3") {
+        return;
+    }
+    let wrap = fcgiwrap();
+    let server = samples()
+        .args(["--no-cgi", "--route"])
+        .arg(format!("/cgi-bin/*=fastcgi:{}", wrap.address()))
+        .start();
+    let text = server.get("/cgi-bin/env.sh/some/path?and=query").text();
+    for line in [
+        "GATEWAY_INTERFACE=CGI/1.1",
+        "PATH_INFO=/some/path",
+        "QUERY_STRING=and=query",
+        "SCRIPT_NAME=/cgi-bin/env.sh",
+    ] {
+        assert!(text.lines().any(|said| said == line), "{line}\n{text}");
+    }
+    let form = [("Content-Type", "application/x-www-form-urlencoded")];
+    let text = server.request(
+        "POST",
+        "/cgi-bin/form.py",
+        &form,
+        b"name=Ada&text=caf%C3%A9",
+    );
+    assert!(text.text().contains("<th>text<td>caf\u{e9}"), "{text}");
+    let picture = server.get("/cgi-bin/picture.py");
+    assert!(
+        picture.status == 200 && picture.body.starts_with(b"\x89PNG"),
+        "{picture}"
+    );
+    for (to, status) in [("absolute", 302), ("relative", 302), ("local", 200)] {
+        let redirect = server.get(format!("/cgi-bin/redirect.sh?to={to}"));
+        assert_eq!(redirect.status, status, "{redirect}");
+    }
+    let upload = [("Content-Type", "multipart/form-data; boundary=b")];
+    let content = "--b\r\nContent-Disposition: form-data; name=\"file\"; filename=\"a.txt\"\r\n\r\n\
+        hello\r\n--b--\r\n";
+    let text = server.request("POST", "/cgi-bin/upload.py", &upload, content.as_bytes());
+    assert!(
+        text.text().contains("a.txt") && text.status == 200,
+        "{text}"
+    );
+    assert_eq!(server.get("/cgi-bin/none.py").status, 404);
 }
 
 #[test]

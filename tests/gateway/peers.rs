@@ -152,6 +152,24 @@ pub(super) fn uwsgi(option: &str) -> Program {
     Program::start("uwsgi", args.into_iter().chain([&file[..]]).chain(more))
 }
 
+/// A gunicorn with two workers, which runs `application.py`.
+pub(super) fn gunicorn() -> Program {
+    let file = PathBuf::from(fixture("application.py"));
+    let folder = file.parent().expect("a folder").to_str().expect("plain");
+    let args = [
+        "-b",
+        "unix:{socket}",
+        "-w",
+        "2",
+        "-k",
+        "gthread",
+        "--threads",
+        "2",
+    ];
+    let application = ["--chdir", folder, "application"];
+    Program::start("gunicorn", args.into_iter().chain(application))
+}
+
 pub(super) fn scgi_server() -> Program {
     let script = fixture("scgi_server.py");
     Program::start("/usr/bin/python3", [&script, "{socket}"])

@@ -2,12 +2,11 @@
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{Shutdown, TcpStream};
-use std::path::Path;
 use std::process::{Command, Stdio};
 use std::sync::{Barrier, Mutex, mpsc};
 use std::thread;
 
-use super::peers::{Fake, Program, fixture, nobody};
+use super::peers::{Fake, Program, fixture, gunicorn, nobody, uwsgi};
 use crate::support::{DEADLINE, Rows, Server, engine, eventually, needs, skip, tiny_http_cannot};
 
 /// Up to the empty line, in lower case; `None` at the end of the connection.
@@ -53,27 +52,7 @@ fn gunicorn_serves_an_application() {
     if !needs("gunicorn") {
         return;
     }
-    let folder = Path::new(&fixture("application.py"))
-        .parent()
-        .expect("a folder")
-        .to_owned();
-    let folder = folder.to_str().expect("plain");
-    let peer = Program::start(
-        "gunicorn",
-        [
-            "-b",
-            "unix:{socket}",
-            "-w",
-            "2",
-            "-k",
-            "gthread",
-            "--threads",
-            "2",
-            "--chdir",
-            folder,
-            "application",
-        ],
-    );
+    let peer = gunicorn();
     let server = Server::new()
         .args(["--route", &format!("/app/=http:{},path=/", peer.address())])
         .start();
@@ -99,6 +78,34 @@ fn gunicorn_serves_an_application() {
         let head = client.response_to("HEAD");
         assert_eq!(head.header("Content-Length").as_deref(), Some("5000000"));
     }
+}
+
+#[test]
+fn uwsgi_serves_an_application_by_http() {
+    if !needs("uwsgi") {
+        return;
+    }
+    let peer = uwsgi("--http-socket");
+    let server = Server::new()
+        .args(["--route", &format!("/app/=http:{},path=/", peer.address())])
+        .start();
+    let answer = server.request("GET", "/app/caf%C3%A9?x=1", &[("X-Test", "yes")], b"");
+    assert_eq!(
+        String::from_utf8_lossy(&answer.body),
+        "REQUEST_METHOD=GET\nSCRIPT_NAME=\nPATH_INFO=/café\nQUERY_STRING=x=1\n\
+         CONTENT_LENGTH=-\nSERVER_PROTOCOL=HTTP/1.1\nHTTP_X_TEST=yes\n"
+    );
+    let answer = server.get("/app/teapot");
+    assert_eq!((answer.status, &answer.reason[..]), (418, "A teapot"));
+    let body: Vec<u8> = (0..2_000_000u32).map(|n| (n % 251) as u8).collect();
+    let echoed = server.request("POST", "/app/echo", &[], &body);
+    assert!(echoed.complete && echoed.body == body);
+    assert_eq!(server.get("/app/large").body.len(), 5_000_000);
+    let head = server
+        .connect()
+        .send("HEAD /app/large HTTP/1.1\r\nHost: x\r\n\r\n")
+        .response_to("HEAD");
+    assert_eq!(head.header("Content-Length").as_deref(), Some("5000000"));
 }
 
 #[test]
