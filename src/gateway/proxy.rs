@@ -49,11 +49,17 @@ use crate::target::{UrlPath, encode_segment};
 
 /// Fields of an answer's header.
 const MAX_FIELDS: usize = 1000;
+/// How long a kept connection may take to be ready for a request.
+const MOMENT: Duration = Duration::from_millis(50);
+/// A request that has come through so many servers of this kind goes in circles.
+const MAX_HOPS: usize = 16;
 /// About what there is of an answer beside its fields.
 const STATUS_LINE_BYTES: usize = 20;
 /// What is read at once from a connection that has left HTTP.
 const TUNNEL_BYTES: usize = 16 << 10;
 
+/// What this server adds to Via.
+const PSEUDONYM: &[u8] = b"1.1 serve-here";
 const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 const X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
 const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
@@ -87,9 +93,10 @@ struct Sender {
 
 impl Sender {
     /// Right after an answer the library may need a moment, in which it may also
-    /// find the connection closed.
-    async fn ready(mut self, patience: Duration) -> Option<Self> {
-        match timeout(patience, self.requests.ready()).await {
+    /// find the connection closed. It needs longer where the application has not
+    /// read all of a request that it has answered.
+    async fn ready(mut self) -> Option<Self> {
+        match timeout(MOMENT, self.requests.ready()).await {
             Ok(Ok(())) => Some(self),
             Ok(Err(_)) | Err(_) => None,
         }
@@ -149,6 +156,11 @@ impl Proxy {
         let shared = &self.shared;
         let subject = &facts.script.subject;
         let party = shared.party(subject);
+        if hops(&facts.head.headers) >= MAX_HOPS {
+            let what = format!("it has come through {MAX_HOPS} servers: a route leads back to one");
+            let diagnosis = party.diagnosis("loop", what);
+            return Err(Fault::new(StatusCode::LOOP_DETECTED).because(diagnosis));
+        }
         let content = Content::as_it_comes(body, shared.options.max_body);
         let content = content.map_err(|error| party.content_fault(&error))?;
         let request = shared.request(&facts, content.is_there(), content.length());
@@ -317,6 +329,15 @@ fn escaped(text: &[u8]) -> String {
     escaped
 }
 
+/// Through how many servers of this kind a request has come (RFC 9110 §7.6.3).
+fn hops(headers: &HeaderMap) -> usize {
+    let fields = headers.get_all(VIA).iter();
+    fields
+        .flat_map(|field| field.as_bytes().split(|&b| b == b','))
+        .filter(|hop| hop.trim_ascii() == PSEUDONYM)
+        .count()
+}
+
 fn connection_options(headers: &HeaderMap) -> impl Iterator<Item = String> {
     let fields = headers.get_all(CONNECTION).iter();
     fields
@@ -392,7 +413,7 @@ fn forwarded(
     }
     append(headers, FORWARDED, &element);
     append(headers, X_FORWARDED_FOR, client.to_string().as_bytes());
-    append(headers, VIA, b"1.1 serve-here");
+    append(headers, VIA, PSEUDONYM);
     if let Some(host) = host {
         headers.entry(X_FORWARDED_HOST).or_insert(host.clone());
     }
@@ -420,7 +441,7 @@ impl Shared {
         // As in `application`: what can't be run twice gets a new connection.
         let kept = if outbound.method.is_idempotent() && !outbound.switches {
             match turn.reuse() {
-                Some(sender) => sender.ready(turn.patience()).await,
+                Some(sender) => sender.ready().await,
                 None => None,
             }
         } else {

@@ -3,10 +3,10 @@
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{Shutdown, TcpStream};
 use std::process::{Command, Stdio};
-use std::sync::{Barrier, Mutex, mpsc};
+use std::sync::{Arc, Barrier, Mutex, OnceLock, mpsc};
 use std::thread;
 
-use super::peers::{Fake, Program, fixture, gunicorn, nobody, uwsgi};
+use super::peers::{Fake, Program, fixture, gunicorn, nobody, uwsgi, wait_for_end};
 use crate::support::{DEADLINE, Rows, Server, engine, eventually, needs, skip, tiny_http_cannot};
 
 /// Up to the empty line, in lower case; `None` at the end of the connection.
@@ -301,6 +301,52 @@ fn a_kept_connection_that_was_closed_costs_no_request() {
         let answer = server.request(method, "/", &[], b"x");
         assert_eq!((answer.status, &answer.text()[..]), (200, "ok"));
     }
+}
+
+#[test]
+fn a_connection_whose_content_was_not_read_serves_no_other_request() {
+    // The first gets an answer and is not read; it stays open.
+    let fake = Fake::new(|mut stream, number| {
+        let _ = stream.read(&mut [0; 2000]);
+        let _ = stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok");
+        if number == 0 {
+            wait_for_end(&stream);
+        }
+    });
+    let server = Server::new()
+        .args(["--route", &format!("/=http:{}", fake.address())])
+        .start();
+    let mut client = server.connect();
+    client.send("PUT / HTTP/1.1\r\nHost: x\r\nContent-Length: 60000000\r\n\r\n");
+    client.send_beside(vec![b'x'; 60_000_000]);
+    assert_eq!(client.response().text(), "ok");
+    assert_eq!(server.get("/").text(), "ok");
+    assert_eq!(fake.accepted(), 2);
+}
+
+#[test]
+fn a_request_that_goes_in_circles_ends() {
+    // What is behind it leads back to it.
+    let target = Arc::new(OnceLock::new());
+    let back = Arc::clone(&target);
+    let fake = Fake::new(move |mut stream, _| {
+        let Some(head) = read_head(&mut stream) else {
+            return;
+        };
+        let (_, fields) = head.split_once("\r\n").expect("it has lines");
+        let head = format!("GET /x HTTP/1.1\r\nconnection: close\r\n{fields}");
+        let mut again = TcpStream::connect(back.wait()).expect("the server listens");
+        let _ = again.write_all(head.as_bytes());
+        let _ = std::io::copy(&mut again, &mut stream);
+    });
+    let server = Server::new()
+        .args(["--route", &format!("/=http:{}", fake.address())])
+        .start();
+    target.set(server.address()).expect("it is set once");
+    let answer = server.get("/x");
+    assert_eq!(answer.status, 508, "{answer}");
+    assert_eq!(fake.accepted(), 16);
+    server.wait_for_log("http 'x': it has come through 16 servers");
 }
 
 #[test]
