@@ -1,6 +1,7 @@
 //! Request → Response: the order of decisions. Knows URLs and who answers
 //! them; knows no sockets, no file formats, no processes.
 
+use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -251,6 +252,38 @@ impl Service {
         })
     }
 
+    /// Links are followed to a program, but not to one that another authorizer
+    /// protects than the one of the path, if any.
+    fn check_way(&self, path: &UrlPath, script: &Script) -> Result<(), Fault> {
+        let Ok(file) = script.file.canonicalize() else {
+            // There is no such file: the application knows its own.
+            return Ok(());
+        };
+        let Ok(below) = file.strip_prefix(&self.site.root) else {
+            return Ok(());
+        };
+        let real = UrlPath {
+            segments: below.iter().map(|part| part.as_bytes().into()).collect(),
+            trailing_slash: false,
+        };
+        let of = |path| {
+            self.authorizers
+                .find(path)
+                .map(|(authorizer, _)| authorizer)
+        };
+        match (of(path), of(&real)) {
+            (_, None) => Ok(()),
+            (Some(asked), Some(protects)) if std::ptr::eq(asked, protects) => Ok(()),
+            _ => Err(Fault::forbidden().because(Diagnosis {
+                reason: "link-around",
+                subject: script.subject.clone(),
+                fault: "a symbolic link leads to what an authorizer protects".into(),
+                file: Some(script.file.clone()),
+                ..Diagnosis::default()
+            })),
+        }
+    }
+
     /// A program may answer with a local redirect: the next step.
     async fn answer_step_by_step(
         &self,
@@ -278,7 +311,13 @@ impl Service {
                 LetIn::Granted(files, granted) => (files, granted),
                 LetIn::Refused(response) => return Ok(response),
             };
-            let (outcome, script) = match self.whose(&step.target.path)? {
+            let whose = self.whose(&step.target.path)?;
+            if let Whose::Script(_, script) | Whose::Upstream(_, script) = &whose
+                && !self.authorizers.is_empty()
+            {
+                self.check_way(&step.target.path, script)?;
+            }
+            let (outcome, script) = match whose {
                 Whose::Files => return Box::pin(files.respond(head, &step.target)).await,
                 Whose::Static(files, target) => {
                     let answer = Box::pin(files.respond(head, &target)).await?;
@@ -468,7 +507,6 @@ impl Site {
         name: &[u8],
         (status, fields): (StatusCode, HeaderMap),
     ) -> Result<Response, Fault> {
-        use std::os::unix::ffi::OsStrExt;
         let refused = |fault: &str| {
             Fault::new(StatusCode::INTERNAL_SERVER_ERROR).because(Diagnosis {
                 reason: "sendfile",

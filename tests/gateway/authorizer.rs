@@ -158,20 +158,50 @@ fn an_authorizer_of_everything_is_asked_for_everything() {
 
 #[test]
 fn a_link_does_not_lead_around_an_authorizer() {
+    let fake = Fake::responder("Content-Type: a/b\n\nthe application");
     let server = Server::new()
         .file("private/note.txt", "for ann")
+        .file("private/x.php", "<?php")
+        .prints("private/x.sh", "Content-Type: a/b\n\nfor ann")
+        .file("open/x.php", "<?php")
+        .prints("open/x.sh", "Content-Type: a/b\n\nopen")
         .link("folder", "private")
         .link("note", "private/note.txt")
+        .folder("cgi-bin")
+        .link("cgi-bin/script", "../private/x.sh")
+        .link("cgi-bin/open", "../open/x.sh")
+        .link("page.php", "private/x.php")
+        .link("elsewhere", "open")
+        .args(["--cgi-ext=sh", "--route"])
+        .arg(format!("*.php=fastcgi:{}", fake.address()))
         .args([
             "--route",
             &format!("/private/=authorizer+fastcgi:{}", nobody()),
         ])
         .start();
-    for path in ["/folder/note.txt", "/folder/", "/note"] {
+    let mut rows = Rows::new();
+    for path in [
+        "/folder/note.txt",
+        "/folder/",
+        "/note",
+        "/folder/x.sh",
+        "/folder/x.php",
+        "/folder/x.php/more",
+        "/cgi-bin/script",
+        "/page.php",
+    ] {
         let answer = server.get(path);
-        assert!(
-            answer.status >= 400 && !answer.text().contains("for ann"),
-            "{path}: {answer}"
-        );
+        rows.check(path, answer.status == 403, || answer.to_string());
     }
+    server.wait_for_log("(link-around; ");
+    for path in [
+        "/cgi-bin/open",
+        "/elsewhere/x.sh",
+        "/elsewhere/x.php",
+        "/open/x.php",
+    ] {
+        let answer = server.get(path);
+        rows.check(path, answer.status == 200, || answer.to_string());
+    }
+    rows.done();
 }
