@@ -19,6 +19,7 @@ pub mod script;
 pub mod spawn;
 mod stderr;
 mod stdin;
+pub mod sticky;
 pub mod unchunk;
 pub mod upstream;
 mod uwsgi;

@@ -14,5 +14,6 @@ mod proxy;
 mod requests;
 mod routes;
 mod scgi;
+mod sticky;
 mod streams;
 mod uwsgi;

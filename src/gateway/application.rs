@@ -30,6 +30,7 @@ use super::content::Content;
 use super::fastcgi::{self, Event, ProtocolStatus, Records, Role};
 use super::reply::{Block, HeadReader, Invalid, Kind, Reply};
 use super::route::{Staff, Target, Wire};
+use super::sticky::{Pull, Sticky};
 use super::unchunk::Unchunk;
 use super::variables::{self, Facts, Variable};
 use super::{scgi, uwsgi};
@@ -85,6 +86,7 @@ struct Shared {
     keep: bool,
     /// The document root as the application sees it (C172).
     root: Option<PathBuf>,
+    sticky: Option<Sticky>,
     options: Options,
     log: Log,
 }
@@ -110,6 +112,7 @@ impl Application {
                 Some(_) => options.answer.unwrap_or(WORKER_WAIT),
                 None => connect,
             },
+            sticky: target.sticky.is_some(),
             staffed: target.staff.is_some(),
         };
         let name = target.name();
@@ -126,6 +129,7 @@ impl Application {
             // Only FastCGI has connections that outlive a request (C176, C180).
             keep: target.keep > 0 && protocol == Wire::FastCgi,
             root: target.root,
+            sticky: target.sticky,
             options,
             log,
         };
@@ -154,10 +158,23 @@ impl Application {
             (facts.script, facts.root) = (&elsewhere, root);
         }
         let head = shared.head(&facts, &content)?;
-        let answered = shared.ask_around(facts, &head, &mut content).await?;
+        let sticky = shared.sticky.as_ref();
+        let pull = sticky.map_or(Pull::Anywhere, |sticky| sticky.pull(&facts));
+        let answered = shared.ask_around(facts, &head, &mut content, pull).await?;
         let (mut exchange, answer, sending) = answered;
+        let here = shared.backend.hash(exchange.turn().index());
         exchange.go_on_sending(sending, content);
-        exchange.decide(facts.head, answer).await
+        let mut outcome = exchange.decide(facts.head, answer).await?;
+        if let Some(sticky) = sticky {
+            match &mut outcome {
+                Outcome::Response(response) => {
+                    sticky.mark(response.headers_mut(), &facts, pull, here);
+                }
+                Outcome::SendFile(_, _, headers) => sticky.mark(headers, &facts, pull, here),
+                Outcome::LocalRedirect(..) => {}
+            }
+        }
+        Ok(outcome)
     }
 
     /// Asks an authorizer whether the request of `facts` may go on (§6.3 of the
@@ -168,8 +185,8 @@ impl Application {
         list.retain(|(name, _)| !NOT_FOR_AUTHORIZERS.contains(&&name[..]));
         let head = fastcgi::head(&list, Role::Authorizer, false);
         let mut content = Content::none();
-        let answered = shared.ask_around(facts, &head, &mut content).await?;
-        let (exchange, answer, _) = answered;
+        let asked = shared.ask_around(facts, &head, &mut content, Pull::Anywhere);
+        let (exchange, answer, _) = asked.await?;
         let Answer { reply, .. } = &answer;
         if reply.status == StatusCode::OK && reply.kind == Kind::Document {
             return Ok(Verdict::Granted(granted(&reply.headers)));
@@ -217,10 +234,11 @@ impl Shared {
         facts: Facts<'_>,
         head: &[u8],
         content: &mut Content,
+        pull: Pull,
     ) -> Result<(Exchange, Answer, Sending), Fault> {
         let shared = self;
         let party = shared.party(&facts.script.subject);
-        let mut rounds = Rounds::new(party, facts.head.method.is_idempotent());
+        let mut rounds = Rounds::new(party, facts.head.method.is_idempotent(), pull);
         loop {
             let turn = rounds.turn(&shared.backend).await?;
             let mut place = Place::of(&turn);

@@ -8,6 +8,7 @@ use std::time::Duration;
 use http::StatusCode;
 
 use super::backend::{Backend, Kept, Trouble, Turn};
+use super::sticky::Pull;
 use crate::error::{Area, Diagnosis, Fault};
 use crate::log::Log;
 use crate::message::BodyError;
@@ -81,16 +82,18 @@ pub struct Rounds<'a> {
     party: Party<'a>,
     /// It may be run twice (RFC 9110 §9.2.2).
     idempotent: bool,
+    pull: Pull,
     tried: Vec<usize>,
     /// An address has let it wait for its whole time.
     waited: bool,
 }
 
 impl<'a> Rounds<'a> {
-    pub fn new(party: Party<'a>, idempotent: bool) -> Self {
+    pub fn new(party: Party<'a>, idempotent: bool, pull: Pull) -> Self {
         Self {
             party,
             idempotent,
+            pull,
             tried: Vec::new(),
             waited: false,
         }
@@ -98,7 +101,7 @@ impl<'a> Rounds<'a> {
 
     /// A turn at an address that was not tried yet.
     pub async fn turn<K: Kept>(&self, backend: &Arc<Backend<K>>) -> Result<Turn<K>, Fault> {
-        let turn = backend.turn(&self.tried, self.idempotent).await;
+        let turn = backend.turn(&self.tried, self.idempotent, self.pull).await;
         turn.map_err(|trouble| self.party.no_turn(&trouble))
     }
 
@@ -132,7 +135,7 @@ impl<'a> Rounds<'a> {
 
 /// Where a request is tried.
 pub struct Place {
-    index: usize,
+    pub index: usize,
     pub address: String,
     /// Where it was before.
     tried: Vec<usize>,

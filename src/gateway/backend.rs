@@ -25,6 +25,7 @@ use tokio::sync::Notify;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 
+use super::sticky::{Pull, hash};
 use crate::error::Diagnosis;
 use crate::log::Log;
 
@@ -304,6 +305,8 @@ pub struct Options {
     pub check: Option<Duration>,
     /// For a turn where all connections are in use.
     pub wait: Duration,
+    /// Requests may wait for an address of their own.
+    pub sticky: bool,
     /// Its addresses are workers that are started from here: none is open
     /// before [`Backend::open`].
     pub staffed: bool,
@@ -328,6 +331,8 @@ pub struct Backend<K> {
 
 struct Host<K> {
     address: Address,
+    /// Of its name.
+    hash: u64,
     state: Mutex<State<K>>,
 }
 
@@ -371,6 +376,16 @@ pub struct Work {
     pub used: Option<Instant>,
 }
 
+/// How well an address suits a request: the least suits best.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+struct Merit {
+    /// As [`Pull::rank`] has it.
+    rank: u64,
+    /// The request would not try whether it is back.
+    is_no_try: bool,
+    load: usize,
+}
+
 /// An address that gets no requests.
 struct Rest {
     pause: Duration,
@@ -408,7 +423,8 @@ impl<K: Kept> Backend<K> {
         options: Options,
         log: Log,
     ) -> Arc<Self> {
-        let host = |address| Host {
+        let host = |address: Address| Host {
+            hash: hash(address.to_string().as_bytes()),
             address,
             state: Mutex::new(State {
                 outstanding: 0,
@@ -466,17 +482,18 @@ impl<K: Kept> Backend<K> {
         }
     }
 
-    /// A turn at the address with the fewest requests, none of those in
-    /// `tried`. Waits for a while where all are at their limit. A request that
-    /// is not `repeatable` is not risked at an address that may be back.
+    /// A turn at the address that `pull` says, none of those in `tried`. Waits
+    /// for a while where it is at its limit. A request that is not `repeatable`
+    /// is not risked at an address that may be back.
     pub async fn turn(
         self: &Arc<Self>,
         tried: &[usize],
         repeatable: bool,
+        pull: Pull,
     ) -> Result<Turn<K>, Trouble> {
         let give_up = Instant::now() + self.options.wait;
         loop {
-            match self.choose(tried, repeatable) {
+            match self.choose(tried, repeatable, pull) {
                 Err(Trouble::Busy) => {}
                 chosen => return chosen,
             }
@@ -484,7 +501,7 @@ impl<K: Kept> Backend<K> {
             tokio::pin!(freed);
             // Of what is given back from now on, nothing is missed.
             freed.as_mut().enable();
-            match self.choose(tried, repeatable) {
+            match self.choose(tried, repeatable, pull) {
                 Err(Trouble::Busy) => {}
                 chosen => return chosen,
             }
@@ -494,61 +511,99 @@ impl<K: Kept> Backend<K> {
         }
     }
 
-    fn choose(self: &Arc<Self>, tried: &[usize], repeatable: bool) -> Result<Turn<K>, Trouble> {
+    fn choose(
+        self: &Arc<Self>,
+        tried: &[usize],
+        repeatable: bool,
+        pull: Pull,
+    ) -> Result<Turn<K>, Trouble> {
         let now = Instant::now();
-        let mut best: Option<(usize, usize)> = None;
-        let (mut busy, mut open, mut soonest) = (false, false, Duration::MAX);
+        let mut best: Option<(usize, Merit)> = None;
+        let (mut busy, mut open, mut soonest) = (None, false, Duration::MAX);
         let alone = self.hosts.len() == 1;
         let may_be_hung = self.has_others();
         let start = self.next.fetch_add(1, Ordering::Relaxed);
         for at in (0..self.hosts.len()).map(|n| start.wrapping_add(n) % self.hosts.len()) {
-            let mut state = self.hosts[at].lock();
+            let state = self.hosts[at].lock();
             open |= !state.work.closed;
             // A worker that has failed is replaced at its place.
             let failed = tried.contains(&at) && !self.options.staffed;
             if failed || state.work.closed {
                 continue;
             }
+            let rank = pull.rank(self.hosts[at].hash);
             if state.outstanding >= self.options.connections {
-                busy = true;
+                busy = Some(busy.map_or(rank, |other: u64| other.min(rank)));
                 continue;
             }
             // With no other to turn to, resting would help nobody.
-            if let Some(rest) = state.rest.as_mut().filter(|_| !alone) {
-                let may_probe = self.options.check.is_none();
+            let is_try = if let Some(rest) = state.rest.as_ref().filter(|_| !alone) {
                 let due = rest.due(repeatable);
-                if may_probe && now >= due && !rest.probed {
-                    rest.probed = true;
-                    self.count(&mut state, now);
-                    return Ok(self.give(at, true, tried));
+                if self.options.check.is_some() || now < due || rest.probed {
+                    soonest = soonest.min(due.saturating_duration_since(now));
+                    continue;
                 }
-                soonest = soonest.min(due.saturating_duration_since(now));
-                continue;
-            }
-            let load = state.load(now, may_be_hung);
-            if best.is_none_or(|(_, least)| load < least) {
-                best = Some((at, load));
+                true
+            } else {
+                false
+            };
+            let merit = Merit {
+                rank,
+                is_no_try: !is_try,
+                load: state.load(now, may_be_hung),
+            };
+            if best.is_none_or(|(_, least)| merit < least) {
+                best = Some((at, merit));
             }
         }
         match best {
-            Some((at, _)) => {
-                let mut state = self.hosts[at].lock();
-                let full = state.outstanding >= self.options.connections;
-                if state.work.closed || full {
-                    // Since it was looked at.
-                    drop(state);
-                    return self.choose(tried, repeatable);
-                }
-                self.count(&mut state, now);
-                drop(state);
-                Ok(self.give(at, false, tried))
-            }
+            // Somebody is to be waited for.
+            Some((_, merit)) if busy.is_some_and(|rank| rank < merit.rank) => Err(Trouble::Busy),
+            Some((at, merit)) => match self.take(at, !merit.is_no_try, tried, pull) {
+                Some(turn) => Ok(turn),
+                None => self.choose(tried, repeatable, pull),
+            },
             None if !open && self.options.staffed => Err(self.nobody()),
             // There is no better one to risk it at.
-            None if !repeatable => self.choose(tried, true),
-            None if busy => Err(Trouble::Busy),
+            None if !repeatable => self.choose(tried, true, pull),
+            None if busy.is_some() => Err(Trouble::Busy),
             None => Err(Trouble::Resting(soonest)),
         }
+    }
+
+    /// A turn at that address; `None` if it is another one since it was looked at.
+    fn take(
+        self: &Arc<Self>,
+        at: usize,
+        is_try: bool,
+        tried: &[usize],
+        pull: Pull,
+    ) -> Option<Turn<K>> {
+        let mut state = self.hosts[at].lock();
+        if state.work.closed || state.outstanding >= self.options.connections {
+            return None;
+        }
+        if is_try {
+            let rest = state.rest.as_mut().filter(|rest| !rest.probed)?;
+            rest.probed = true;
+        }
+        self.count(&mut state, Instant::now());
+        drop(state);
+        Some(Turn {
+            backend: Arc::clone(self),
+            at,
+            tried: tried.to_vec(),
+            pull,
+            began: Instant::now(),
+            probe: is_try,
+            unheard: false,
+            unanswered: true,
+        })
+    }
+
+    /// What clients that stay with an address know it by.
+    pub fn hash(&self, at: usize) -> u64 {
+        self.hosts[at].hash
     }
 
     fn count(&self, state: &mut State<K>, now: Instant) {
@@ -569,18 +624,6 @@ impl<K: Kept> Backend<K> {
         match &*down {
             Some(why) => Trouble::Down(Arc::clone(why)),
             None => Trouble::Busy,
-        }
-    }
-
-    fn give(self: &Arc<Self>, at: usize, probe: bool, tried: &[usize]) -> Turn<K> {
-        Turn {
-            backend: Arc::clone(self),
-            at,
-            tried: tried.to_vec(),
-            began: Instant::now(),
-            probe,
-            unheard: false,
-            unanswered: true,
         }
     }
 
@@ -740,6 +783,7 @@ pub struct Turn<K: Kept> {
     at: usize,
     /// Addresses that the request was at before.
     tried: Vec<usize>,
+    pull: Pull,
     began: Instant,
     /// It tries whether the address is back.
     probe: bool,
@@ -861,7 +905,7 @@ impl<K: Kept> Turn<K> {
     fn one_beside(&self, others: &[Self]) -> Option<Self> {
         let here = self.tried.iter().copied().chain([self.at]);
         let tried: Vec<usize> = here.chain(others.iter().map(|turn| turn.at)).collect();
-        self.backend.choose(&tried, true).ok()
+        self.backend.choose(&tried, true, self.pull).ok()
     }
 
     /// Becomes the one of `others` that is at this address, if it is not there
@@ -1047,7 +1091,12 @@ impl<K: Kept> Drop for Turn<K> {
             }
         }
         drop(state);
-        self.backend.freed.notify_one();
+        if self.backend.options.sticky {
+            // The next one may wait for another address.
+            self.backend.freed.notify_waiters();
+        } else {
+            self.backend.freed.notify_one();
+        }
     }
 }
 

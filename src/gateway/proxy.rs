@@ -38,6 +38,7 @@ use super::cgi::{Nothing, Outcome};
 use super::content::Content;
 use super::reply::MAX_INTERIM_BYTES;
 use super::route::{Protocol, Target};
+use super::sticky::{Pull, Sticky};
 use super::variables::Facts;
 use crate::error::{Fault, StartError};
 use crate::log::Log;
@@ -80,6 +81,7 @@ struct Shared {
     path: Option<UrlPath>,
     /// The Host field, and the name in the application's certificate.
     host: Option<String>,
+    sticky: Option<Sticky>,
     options: Options,
     log: Log,
 }
@@ -129,6 +131,7 @@ impl Proxy {
             keep: target.keep,
             check: target.check,
             wait: connect,
+            sticky: target.sticky.is_some(),
             staffed: false,
         };
         let protocol = target.protocol;
@@ -142,6 +145,7 @@ impl Proxy {
             tls,
             path: target.path,
             host: target.host,
+            sticky: target.sticky,
             options,
             log,
         };
@@ -165,13 +169,21 @@ impl Proxy {
         let content = content.map_err(|error| party.content_fault(&error))?;
         let request = shared.request(&facts, content.is_there(), content.length());
         let content = Arc::new(AsyncMutex::new(content));
-        let mut rounds = Rounds::new(party, request.method.is_idempotent());
+        let sticky = shared.sticky.as_ref();
+        let pull = sticky.map_or(Pull::Anywhere, |sticky| sticky.pull(&facts));
+        let mut rounds = Rounds::new(party, request.method.is_idempotent(), pull);
         loop {
             let turn = rounds.turn(&shared.backend).await?;
             let mut place = Place::of(&turn);
             let asked = shared.ask(turn, &mut place, facts, &request, &content);
             let failed = match asked.await {
-                Ok(response) => return Ok(Outcome::Response(response)),
+                Ok(mut response) => {
+                    if let Some(sticky) = sticky {
+                        let here = shared.backend.hash(place.index);
+                        sticky.mark(response.headers_mut(), &facts, pull, here);
+                    }
+                    return Ok(Outcome::Response(response));
+                }
                 Err(failed) => failed,
             };
             let again = rounds.go_on(&failed, &place, shared.backend.size());

@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use super::backend::Address;
 use super::script::{self, Found, Script, Scripts};
+use super::sticky::Sticky;
 use super::variables::host_name;
 use crate::error::{Fault, StartError};
 use crate::target::UrlPath;
@@ -66,6 +67,8 @@ pub struct Target {
     pub keep: usize,
     /// How often it is looked whether an address is there.
     pub check: Option<Duration>,
+    /// Clients stay with an address.
+    pub sticky: Option<Sticky>,
 }
 
 /// An application that is started from here.
@@ -133,11 +136,14 @@ impl Route {
             Some(target) => (Role::Authorizer, target),
             None => (Role::Responder, target),
         };
-        let route = Self {
+        let mut route = Self {
             pattern: Pattern::parse(pattern).map_err(|(why, hint)| wrong(why, hint))?,
             role,
             target: Target::parse(target).map_err(|(why, hint)| wrong(why, hint))?,
         };
+        if let Some(Sticky::Cookie(path)) = &mut route.target.sticky {
+            *path = route.pattern.cookie_path();
+        }
         if role == Role::Authorizer {
             if route.target.protocol != Protocol::Cgi(Wire::FastCgi) {
                 let why = "only `fastcgi:` knows authorizers".into();
@@ -222,6 +228,20 @@ impl Pattern {
             Self::Files { ending, .. } => ending.clone(),
             Self::Mount(_) => None,
         }
+    }
+
+    /// The path below which it can be, for a cookie.
+    fn cookie_path(&self) -> String {
+        let path = match self {
+            Self::Mount(path) => path.encoded(),
+            Self::Files { below, .. } => UrlPath {
+                segments: below.clone(),
+                trailing_slash: true,
+            }
+            .encoded(),
+        };
+        // A semicolon would end it.
+        path.replace(';', "%3B")
     }
 
     /// How much of a path it says; the longest wins.
@@ -328,6 +348,7 @@ impl Target {
             connections: None,
             keep: DEFAULT_KEEP,
             check: None,
+            sticky: None,
         }
     }
 
@@ -400,6 +421,11 @@ impl Target {
                 Ok(seconds @ 0.1..=86_400.0) => self.check = Some(Duration::from_secs_f64(seconds)),
                 _ => return bad("give the seconds between two looks, from 0.1 on"),
             },
+            "sticky" => match value {
+                "cookie" => self.sticky = Some(Sticky::Cookie("/".into())),
+                "client" => self.sticky = Some(Sticky::Client),
+                _ => return bad("give `cookie` or `client`"),
+            },
             "keep" => match number() {
                 Some(keep) => self.keep = keep,
                 None => {
@@ -417,7 +443,7 @@ impl Target {
             _ => {
                 return Err((
                     format!("the option `{name}` is unknown"),
-                    "there are connections, keep, check, root, script, path, host, modifier1 and modifier2"
+                    "there are connections, keep, check, sticky, root, script, path, host, modifier1 and modifier2"
                         .into(),
                 ));
             }
