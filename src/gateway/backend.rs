@@ -726,6 +726,11 @@ impl<K> Backend<K> {
 }
 
 impl<K> Host<K> {
+    fn has_answered_since(&self, then: Instant) -> bool {
+        let answered = self.lock().answered;
+        answered.is_some_and(|answered| answered > then)
+    }
+
     fn lock(&self) -> MutexGuard<'_, State<K>> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -909,15 +914,15 @@ impl<K: Kept> Turn<K> {
     }
 
     /// Becomes the one of `others` that is at this address, if it is not there
-    /// itself. Those that had more time are to blame.
+    /// itself. Those that had more time are to blame, unless they only have much
+    /// to do.
     fn move_to(&mut self, at: usize, mut others: Vec<Self>) {
         let Some(winner) = others.iter().position(|turn| turn.at == at) else {
             return;
         };
-        let why = "no connection while another address gave one";
-        self.unreachable(why);
-        for slow in &mut others[..winner] {
-            slow.unreachable(why);
+        let slower = others[..winner].iter_mut();
+        for slow in slower.chain([&mut *self]).filter(|slow| !slow.answers()) {
+            slow.unreachable("no connection while another address gave one");
         }
         std::mem::swap(self, &mut others[winner]);
     }
@@ -950,14 +955,20 @@ impl<K: Kept> Turn<K> {
         (is_try && others.any(|host| host.lock().rest.is_none())).then_some(TRY_TIME)
     }
 
-    /// Whether nobody has had an answer from the address since this turn began,
-    /// while others have given some.
+    /// Whether nobody has had an answer from the address for half of this turn,
+    /// while others have given some. Half, because it may have answered somebody
+    /// just before it began to hang.
     pub fn is_silent(&self) -> bool {
-        let answers = |host: &Host<K>| {
-            let answered = host.lock().answered;
-            answered.is_some_and(|answered| answered > self.began)
-        };
-        self.backend.has_others() && !answers(self.host()) && self.backend.hosts.iter().any(answers)
+        let then = self.began + self.began.elapsed() / 2;
+        let mut hosts = self.backend.hosts.iter();
+        self.backend.has_others()
+            && !self.host().has_answered_since(then)
+            && hosts.any(|host| host.has_answered_since(then))
+    }
+
+    /// Whether somebody has had an answer from the address since this turn began.
+    fn answers(&self) -> bool {
+        self.host().has_answered_since(self.began)
     }
 
     /// The application has said something.
