@@ -4,6 +4,7 @@
 //!     cargo test --test integration scaling:: -- --nocapture
 
 mod clients;
+mod document;
 mod events;
 mod load;
 mod network;

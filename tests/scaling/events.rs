@@ -18,6 +18,13 @@ use super::network::{Host, Network, Running, listens};
 use crate::support::{Server, fixtures, needs, tiny_http_cannot};
 
 const CLIENTS: usize = 6;
+const ADDRESSES: [&str; 5] = [
+    "10.77.0.1",
+    "10.77.0.2",
+    "10.77.0.3",
+    "10.77.0.4",
+    "10.77.0.5",
+];
 /// The first host is the front, the last one has the clients.
 const FRONT: usize = 0;
 const APPLICATIONS: [usize; 3] = [1, 2, 3];
@@ -55,7 +62,7 @@ fn run(protocol: &str, programs: [Program; 3]) {
     if tiny_http_cannot("serve other machines") {
         return;
     }
-    let Some(network) = Network::new(CLIENT + 1) else {
+    let Some(network) = Network::new(&ADDRESSES) else {
         return;
     };
     // Threads of their own: one that has entered a namespace stays there.

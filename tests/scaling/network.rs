@@ -17,7 +17,7 @@ const PREFIX: &str = "serve-here-";
 pub(super) struct Network {
     /// `serve-here-PID-NUMBER`
     name: String,
-    hosts: usize,
+    addresses: &'static [&'static str],
 }
 
 /// A machine on it.
@@ -28,8 +28,9 @@ pub(super) struct Host<'a> {
 }
 
 impl Network {
-    /// `hosts` machines; `None`, and it says so, if that can't be had here.
-    pub(super) fn new(hosts: usize) -> Option<Self> {
+    /// A machine for each address; `None`, and it says so, if that can't be had
+    /// here.
+    pub(super) fn new(addresses: &'static [&'static str]) -> Option<Self> {
         static NETWORKS: AtomicUsize = AtomicUsize::new(0);
         if !needs("ip") || !needs("nft") || !needs("tc") {
             return None;
@@ -37,7 +38,7 @@ impl Network {
         remove_stale();
         let number = NETWORKS.fetch_add(1, Ordering::SeqCst);
         let name = format!("{PREFIX}{}-{number}", std::process::id());
-        let network = Self { name, hosts };
+        let network = Self { name, addresses };
         if !ip(&["netns", "add", &network.switch()]) {
             skip("needs the right to make network namespaces");
             return None;
@@ -71,7 +72,7 @@ impl Network {
     }
 
     pub(super) fn host(&self, number: usize) -> Host<'_> {
-        assert!(number < self.hosts);
+        assert!(number < self.addresses.len());
         Host {
             network: self,
             number,
@@ -79,7 +80,7 @@ impl Network {
     }
 
     fn all(&self) -> impl Iterator<Item = Host<'_>> {
-        (0..self.hosts).map(|number| self.host(number))
+        (0..self.addresses.len()).map(|number| self.host(number))
     }
 }
 
@@ -99,7 +100,7 @@ impl Host<'_> {
     }
 
     pub(super) fn address(&self) -> String {
-        format!("10.77.0.{}", self.number + 1)
+        self.network.addresses[self.number].to_owned()
     }
 
     /// Its place at the switch.
