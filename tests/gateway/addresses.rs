@@ -445,3 +445,52 @@ fn hangs_and_comes_back(protocol: &str, hangs: &Stoppable, there: &Fake) {
     assert!(eventually(|| server.get("/").text() == "back"));
     server.wait_for_log(&format!("{protocol} '{address}': answers again\n"));
 }
+
+#[test]
+fn an_address_that_owes_answers_and_gives_none_gets_less() {
+    let late = [stdout(b"Content-Type: a/b\n\nlate"), end(0, 0)].concat();
+    let hangs = Stoppable::new(late.leak(), |stream| read_request(stream).is_some());
+    hangs.stop(true);
+    // This one keeps some of what it gets, and answers the others.
+    let gate = Arc::new((Mutex::new(0), Condvar::new()));
+    let kept = Arc::clone(&gate);
+    let there = Fake::new(move |mut stream, _| {
+        let Some(request) = read_request(&mut stream) else {
+            return;
+        };
+        if request.has("REQUEST_URI", "/keep") {
+            let (count, changed) = &*kept;
+            let mut count = count.lock().expect("nobody panics");
+            *count += 1;
+            while *count < usize::MAX {
+                count = changed.wait(count).expect("nobody panics");
+            }
+        }
+        let _ = stream.write_all(&[stdout(b"Content-Type: a/b\n\nthere"), end(0, 0)].concat());
+    });
+    let route = format!("/=fastcgi:{},{}", hangs.fake.address(), there.address());
+    let server = Server::new().args(["--route", &route]).start();
+    thread::scope(|scope| {
+        let ask = |path| server.request("GET", path, &[], b"");
+        let asked = || hangs.fake.accepted() + there.accepted();
+        while hangs.fake.accepted() == 0 {
+            let before = asked();
+            scope.spawn(move || ask("/"));
+            assert!(eventually(|| asked() > before));
+        }
+        let silent_from = Instant::now() + Duration::from_secs(1);
+        assert!(eventually(|| Instant::now() > silent_from));
+        // Two and three are more than one, but less than four.
+        for count in 1..=3 {
+            scope.spawn(move || ask("/keep"));
+            assert!(eventually(
+                || *gate.0.lock().expect("nobody panics") == count
+            ));
+        }
+        assert_eq!(ask("/").text(), "there");
+        *gate.0.lock().expect("nobody panics") = usize::MAX;
+        gate.1.notify_all();
+        hangs.stop(false);
+    });
+    assert_eq!(hangs.fake.accepted(), 1);
+}
