@@ -162,7 +162,7 @@ impl Keeper {
             let looks = self.has_to_look().then_some(later);
             let look = [soon, looks, next_beat].into_iter().flatten().min();
             tokio::select! {
-                _ = &mut stop => return,
+                _ = &mut stop => return self.close(),
                 Some((tag, news)) = self.told.recv() => self.take(tag, news),
                 Some(order) = orders.recv() => self.obey(order),
                 () = backend.news() => self.wake(),
@@ -183,6 +183,13 @@ impl Keeper {
     fn beat(&self) -> Option<Duration> {
         let patience = self.options.leave.filter(|_| self.job.tells)?;
         Some(BEAT.min(patience / 2))
+    }
+
+    /// A worker that reads on a connection which is kept may not see a signal.
+    fn close(&self) {
+        for at in 0..self.places.len() {
+            self.backend.close(at);
+        }
     }
 
     /// Something is on its way that nobody tells of.
@@ -323,7 +330,9 @@ impl Keeper {
                 if others == 0 {
                     held.worker.leave(Leave::Stuck);
                 }
-                self.fault(&format!("worker {pid} is stuck; it is replaced"));
+                self.fault(&format!(
+                    "worker {pid} is stuck (worker timeout); it is replaced"
+                ));
             } else if work.due.is_some_and(|due| work.given >= due) && held.edition != 0 {
                 held.edition = 0;
                 self.tell(&format!(

@@ -148,10 +148,10 @@ fn a_stuck_worker_is_ended_and_the_client_told_so_c194() {
     if !needs("python3") {
         return;
     }
-    let server = shop().args(["--workers=2", "--route-timeout=1"]).start();
+    let server = shop().args(["--workers=2", "--route-timeout=3"]).start();
     let before = wait_for_workers(&server, 2);
     assert_eq!(server.get("/hangs").status, 504);
-    let log = server.wait_for_log("is stuck; it is replaced");
+    let log = server.wait_for_log("is stuck (worker timeout); it is replaced");
     assert!(!log.contains("502"), "{log}");
     // Where it was.
     server.wait_for_log("shop.py\", line 14 in app");
@@ -169,7 +169,7 @@ fn a_worker_that_hangs_without_a_request_is_replaced_before_one_comes_c194() {
     }
     for more in ["--threads=1", "--threads=2", "--preload"] {
         let server = shop()
-            .args(["--workers=2", "--route-timeout=1", more])
+            .args(["--workers=2", "--route-timeout=3", more])
             .start();
         assert!(eventually(|| server.log().matches("serves").count() == 2));
         let stopped = answering(&server, "/");
@@ -193,16 +193,16 @@ fn a_stuck_request_lets_the_others_of_its_worker_end_c194() {
         return;
     }
     let server = shop()
-        .args(["--workers=1", "--threads=2", "--route-timeout=2"])
+        .args(["--workers=1", "--threads=2", "--route-timeout=5"])
         .start();
     let old = answering(&server, "/");
     thread::scope(|scope| {
         scope.spawn(|| server.get("/hangs"));
         let slow = scope.spawn(|| {
-            thread::sleep(Duration::from_secs(1));
+            thread::sleep(Duration::from_secs(2));
             server.get("/slow")
         });
-        server.wait_for_log("is stuck; it is replaced");
+        server.wait_for_log("is stuck (worker timeout); it is replaced");
         assert!(eventually(|| answering(&server, "/") != old));
         fs::write(server.root().join("go-on"), "").unwrap();
         let slow = slow.join().unwrap();

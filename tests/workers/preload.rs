@@ -117,7 +117,7 @@ fn a_stuck_worker_is_ended_and_replaced_from_the_same_import_c194() {
     if !needs("python3") {
         return;
     }
-    let server = shop().args(["--workers=1", "--route-timeout=1"]).start();
+    let server = shop().args(["--workers=1", "--route-timeout=3"]).start();
     let (worker, parent, _) = ask(&server);
     assert_eq!(server.get("/hangs").status, 504);
     server.wait_for_log("shop.py\", line 7 in app");

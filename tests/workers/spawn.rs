@@ -163,6 +163,24 @@ fn a_program_that_is_not_there_keeps_the_server_from_starting() {
 }
 
 #[test]
+fn a_worker_with_a_connection_that_is_kept_leaves_by_itself_at_the_end() {
+    if !needs("python3") {
+        return;
+    }
+    let mut server = with("fastcgi_lingers.py")
+        .args([
+            "--route",
+            "/app=fastcgi:spawn:python3 fastcgi_lingers.py",
+            "--workers=1",
+        ])
+        .start();
+    answering(&server, "/app");
+    server.signal(rustix::process::Signal::TERM);
+    server.wait_exit();
+    assert!(server.root().join("left").exists());
+}
+
+#[test]
 fn what_a_killed_server_has_left_is_removed_by_the_next_c166() {
     let temporary = tempfile::tempdir().expect("a folder can be made");
     let start = || {
