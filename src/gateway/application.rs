@@ -116,18 +116,21 @@ impl Application {
             staffed: target.staff.is_some(),
         };
         let name = target.name();
+        let trusted = matches!(target.staff, Some(Staff::Wsgi(_)));
+        // Otherwise only FastCGI has connections that outlive a request (C176,
+        // C180). A thread of a worker would wait at its own.
+        let keeps = protocol == Wire::FastCgi || trusted && target.connections == Some(1);
         let shared = Shared {
             protocol,
             name,
-            trusted: matches!(target.staff, Some(Staff::Wsgi(_))),
+            trusted,
             backend: match beside {
                 // What one of them keeps idle would hold a worker that the
                 // other one waits for (C160).
                 Some(beside) => Arc::clone(beside.backend()),
                 None => Backend::new(name, target.addresses, dialling, log.clone()),
             },
-            // Only FastCGI has connections that outlive a request (C176, C180).
-            keep: target.keep > 0 && protocol == Wire::FastCgi,
+            keep: target.keep > 0 && keeps,
             root: target.root,
             sticky: target.sticky,
             options,
@@ -268,7 +271,10 @@ impl Shared {
         let list: Vec<Variable> = variables::variables(facts);
         let head = match self.protocol {
             Wire::FastCgi => Ok(fastcgi::head(&list, Role::Responder, self.keep)),
-            Wire::Scgi => Ok(scgi::head(&list, content.length().unwrap_or(0))),
+            Wire::Scgi => {
+                let length = content.length().unwrap_or(0);
+                Ok(scgi::head(&list, length, self.keep))
+            }
             Wire::Uwsgi(one, two) => uwsgi::head(&list, (one, two)).ok_or_else(|| {
                 let fault = format!(
                     "the request's header is too long for the protocol, which has room for {} bytes",
@@ -339,6 +345,7 @@ impl Shared {
                 file: None,
                 errors: Vec::new(),
                 heard: false,
+                promised: false,
             },
             stream: Some(Arc::new(stream)),
             upload: Upload::Done,
@@ -733,7 +740,7 @@ impl Exchange {
         self.peer.flush_errors();
         let clean = self.peer.shared.keep
             && matches!(self.upload, Upload::Done)
-            && self.peer.incoming.is_at_boundary();
+            && (self.peer.promised || self.peer.incoming.is_at_boundary());
         if let (true, Some(stream), Some(turn)) = (clean, stream, self.peer.turn.take())
             && let Some(stream) = Arc::into_inner(stream)
             && let Ok(resting) = stream.rest()
@@ -756,6 +763,8 @@ struct Peer {
     errors: Vec<u8>,
     /// Some of an answer has come.
     heard: bool,
+    /// Our own worker waits for another request when this answer has ended.
+    promised: bool,
 }
 
 impl Peer {
@@ -877,6 +886,14 @@ impl Drop for Exchange {
         {
             let _ = stream.try_write(&fastcgi::abort());
         }
+        // One that has answered already would wait for another request.
+        if self.peer.shared.protocol == Wire::Scgi
+            && self.peer.shared.keep
+            && matches!(self.upload, Upload::Done)
+            && let Some(stream) = &self.stream
+        {
+            let _ = stream.try_write(scgi::GIVEN_UP);
+        }
         // A worker that goes on although nobody waits for it must get no other
         // request meanwhile.
         if matches!(self.upload, Upload::Done)
@@ -947,6 +964,7 @@ impl Exchange {
             if let Some(error) = own.get("x-cgi-error") {
                 return Err(self.raised(error, own.get("x-cgi-trace")));
             }
+            self.peer.promised = own.contains_key("x-cgi-keep");
             if let Some(range) = own.get("x-cgi-file") {
                 return Ok(Outcome::Response(self.file(head, reply, range)?));
             }
@@ -1021,6 +1039,11 @@ impl Exchange {
 
     /// How the body begins, if it does soon. White space alone is none.
     async fn opening(&mut self, rest: Bytes) -> Result<Option<Bytes>, Fault> {
+        if self.peer.promised {
+            // Nothing that ends it would come; all of a short one is there.
+            let is_none = rest.iter().all(u8::is_ascii_whitespace);
+            return Ok((!is_none).then_some(rest));
+        }
         let mut seen = rest;
         let brief = sleep(OPENING_WAIT);
         tokio::pin!(brief);
@@ -1043,7 +1066,7 @@ impl Exchange {
         Ok(Some(seen))
     }
 
-    fn document(self, head: &Parts, reply: Reply, rest: Bytes) -> Response {
+    fn document(mut self, head: &Parts, reply: Reply, rest: Bytes) -> Response {
         let bodiless = reply.is_bodiless(&head.method);
         let mut response = Response::new(Body::Empty);
         *response.status_mut() = reply.status;
@@ -1064,6 +1087,11 @@ impl Exchange {
             }
             return response;
         }
+        if self.peer.promised && reply.content_length == Some(rest.len() as u64) {
+            self.release();
+            *response.body_mut() = Body::Bytes(rest);
+            return response;
+        }
         let output = Output {
             exchange: Some(self),
             first: Some(rest).filter(|first| !first.is_empty()),
@@ -1077,6 +1105,9 @@ impl Exchange {
     /// Reads to the end of an answer that nobody wants, if it is short, so that
     /// the connection can be used again.
     fn discard(mut self) {
+        if self.peer.promised {
+            return self.release();
+        }
         let staffed = self.peer.turn.as_ref().is_some_and(Turn::is_staffed);
         if self.stream.is_none() || !self.peer.shared.keep && !staffed {
             return;

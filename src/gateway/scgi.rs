@@ -6,8 +6,14 @@ use bytes::BytesMut;
 
 use super::variables::Variable;
 
-/// `length` is that of the content, in bytes.
-pub fn head(variables: &[Variable], length: u64) -> BytesMut {
+/// What our own workers are told before the netstring ends, and behind a request
+/// whose answer nobody wants any more; the head of `src/workers/wsgi.py` has both.
+const KEEP: &[u8] = b"SERVE_HERE_KEEP";
+pub const GIVEN_UP: &[u8] = b"\n";
+
+/// `length` is that of the content, in bytes. `keep`: our own worker may keep the
+/// connection.
+pub fn head(variables: &[Variable], length: u64, keep: bool) -> BytesMut {
     let mut block = Vec::with_capacity(4 << 10);
     // First, and always there: strict readers insist (C177).
     pair(&mut block, b"CONTENT_LENGTH", length.to_string().as_bytes());
@@ -20,6 +26,9 @@ pub fn head(variables: &[Variable], length: u64) -> BytesMut {
     // WSGI applications read it without asking whether it is there.
     if !variables.iter().any(|(name, _)| name == "PATH_INFO") {
         pair(&mut block, b"PATH_INFO", b"");
+    }
+    if keep {
+        pair(&mut block, KEEP, b"1");
     }
     let mut out = BytesMut::with_capacity(block.len() + 8);
     out.extend_from_slice(block.len().to_string().as_bytes());
@@ -53,11 +62,11 @@ mod tests {
             ("ODD".into(), b"a\0b".to_vec()),
         ];
         assert_eq!(
-            &head(&variables, 27)[..],
+            &head(&variables, 27, false)[..],
             b"70:CONTENT_LENGTH\x0027\0SCGI\x001\0REQUEST_METHOD\0POST\0QUERY_STRING\0\0PATH_INFO\0\0,"
         );
         assert_eq!(
-            &head(&[], 0)[..],
+            &head(&[], 0, false)[..],
             b"35:CONTENT_LENGTH\x000\0SCGI\x001\0PATH_INFO\0\0,"
         );
     }

@@ -92,12 +92,16 @@ SCGI, one a connection: CONTENT_LENGTH first and always, SCGI=1, each name once,
 then the body of exactly that length. What breaks these rules is told on
 descriptor 2, and the connection closed without an answer.
 
+With the variable SERVE_HERE_KEEP another request may follow on the connection, if
+the answer has promised that (X-CGI-Keep). A newline in the place of a request, or
+behind one, says that nobody waits for an answer any more: the connection is closed.
+
 # Answer
 
 A CGI response that always shows its end: Content-Length, or `Transfer-Encoding:
 chunked`, or none of both for HEAD, 204 and 304. An answer cut short is an
-application that failed. After its end the connection means nothing. Private
-fields, of which an application can send none:
+application that failed. After its end the connection means nothing, unless it is
+kept. Private fields, of which an application can send none:
 
     X-CGI-Error: TEXT            status 500, no body: the application raised this
                                  before its first byte; the page is the server's
@@ -105,6 +109,9 @@ fields, of which an application can send none:
     X-CGI-File: OFFSET LENGTH    the body is that part of the file whose descriptor
                                  comes with the first byte (SCM_RIGHTS), not bytes
                                  of the connection; use offsets, not the position
+    X-CGI-Keep: 1                after this answer the worker is free at once, and waits
+                                 for another request here, too; not promised while the
+                                 application may still have something to do (`close`)
 """
 import sys
 
@@ -132,6 +139,8 @@ import traceback
 DEFAULT_NAMES = ("application", "app")
 
 MAX_HEAD_BYTES = 1 << 20
+# In the place of a request, or behind one.
+GIVEN_UP = b"\n"
 # The head of nearly every request, and many a body, in one call.
 RECEIVE_BYTES = 64 << 10
 BODY_BYTES = 256 << 10
@@ -814,6 +823,8 @@ class Worker:
         for fd, _ in waiter.poll():
             if fd == waiter.listener:
                 told = True
+            elif fd == waiter.kept:
+                waiter.spoke = True
             elif fd == self.alarm.fd:
                 self.alarm.drain()
             elif fd != self.exit:
@@ -827,46 +838,62 @@ class Worker:
         # The method behind `accept`: no object of a class that an application may
         # have replaced, and no call to the kernel for its address.
         accept = self.listener._accept
-        while True:
+        while not self.leaving:
+            if waiter.kept is not None:
+                # Mostly the next request comes there.
+                told = self.wait(waiter)
+                if waiter.spoke:
+                    waiter.spoke = False
+                    self.take(waiter.kept, record, waiter)
+                    continue
+                if not told:
+                    continue
             try:
                 fd, _ = accept()
             except BlockingIOError:
-                if not self.wait(waiter) and self.leaving:
-                    return
+                if waiter.kept is None:
+                    self.wait(waiter)
                 continue
             except OSError as error:
                 if error.errno in EXHAUSTED:
                     time.sleep(EXHAUSTED_PAUSE_SECONDS)
-                if self.leaving:
-                    return
                 continue
             if INHERITS_NONBLOCKING:
                 os.set_blocking(fd, True)
-            try:
-                self.converse(fd, record)
-            except Exception:
-                # Not the application's: nothing of this kind is known.
-                traceback.print_exc()
-                record.end()
-            finally:
-                os.close(fd)
-            if self.leaving:
-                return
+            self.take(fd, record, waiter)
+
+    def take(self, fd, record, waiter):
+        """One request, after which the connection is kept or closed."""
+        keep = False
+        try:
+            keep = self.converse(fd, record)
+        except Exception:
+            # Not the application's: nothing of this kind is known.
+            traceback.print_exc()
+            record.end()
+        finally:
+            if keep:
+                waiter.keep(fd)
+            else:
+                waiter.close(fd)
 
     def converse(self, fd, record):
+        """True if another request may follow on the connection."""
         try:
             environ, begun, length = read_request(fd)
         except Malformed as error:
             complain(0, "a request that is not SCGI: %s" % error)
-            return
+            return False
         except (OSError, EOFError):
-            return
+            return False
         record.begin(int(environ.pop("SERVE_HERE_ID", 0)))
         exchange = Exchange(fd, record, environ["REQUEST_METHOD"], self.settings.pass_files)
+        may_keep = environ.pop("SERVE_HERE_KEEP", None) is not None and self.leave_at is None
         environ.update(self.environ)
         environ["wsgi.url_scheme"] = "https" if environ.get("HTTPS") in ("on", "1") else "http"
         if len(begun) == length:
             environ["wsgi.input"] = io.BytesIO(begun)
+            exchange.may_keep = may_keep
         else:
             environ["wsgi.input"] = io.BufferedReader(Body(exchange, begun, length), RECEIVE_BYTES)
         exchange.run(self.application, environ)
@@ -874,6 +901,7 @@ class Worker:
         exchange.fd = -1
         record.end()
         self.look_back()
+        return exchange.kept and not exchange.gone
 
     def look_back(self):
         """After each request: is it time to go?"""
@@ -902,6 +930,9 @@ class Waiter:
 
     def __init__(self, listener, readable, life_lines):
         self.listener = None if listener is None else listener.fileno()
+        # A connection on which another request may come, and whether one has.
+        self.kept = None
+        self.spoke = False
         if hasattr(select, "epoll"):
             poller = select.epoll()
             if listener is not None:
@@ -919,6 +950,21 @@ class Waiter:
             # Only its end; what can be read is for the parent.
             if fd not in readable:
                 poller.register(fd, 0)
+        self.poller = poller
+
+    def keep(self, fd):
+        if fd == self.kept:
+            return
+        if self.kept is not None:
+            self.close(self.kept)
+        self.poller.register(fd, select.POLLIN)
+        self.kept = fd
+
+    def close(self, fd):
+        if fd == self.kept:
+            self.poller.unregister(fd)
+            self.kept = None
+        os.close(fd)
 
 
 # --- request -----------------------------------------------------------------
@@ -935,7 +981,7 @@ class ClientGone(ConnectionError):
 def read_request(fd):
     """The variables, the bytes of the body that came with them, its length."""
     data = os.read(fd, RECEIVE_BYTES)
-    if not data:
+    if not data or data == GIVEN_UP:
         raise EOFError
     digits, colon, _ = data[:8].partition(b":")
     while not colon and len(data) < 8:
@@ -954,6 +1000,8 @@ def read_request(fd):
     environ, length = read_variables(data[begin:end].decode("latin-1"))
     begun = data[end + 1:]
     if len(begun) > length:
+        if begun[length:] == GIVEN_UP:
+            raise EOFError
         raise Malformed("more bytes than CONTENT_LENGTH says")
     return environ, begun, length
 
@@ -1049,7 +1097,7 @@ class Exchange:
     """One call of the application, and what becomes of its answer."""
 
     __slots__ = ("fd", "record", "method", "pass_files", "head", "bodiless", "length",
-                 "left", "sent", "chunked", "gone", "path")
+                 "left", "sent", "chunked", "gone", "path", "may_keep", "kept")
 
     def __init__(self, fd, record, method, pass_files):
         self.fd = fd
@@ -1065,6 +1113,9 @@ class Exchange:
         self.chunked = False
         self.left = None
         self.gone = False
+        # The connection, after this.
+        self.may_keep = False
+        self.kept = False
 
     def run(self, application, environ):
         # An application may change its dict.
@@ -1115,7 +1166,10 @@ class Exchange:
                 for block in result:
                     if not isinstance(block, bytes):
                         raise TypeError("a block must be bytes, not %s" % type(block).__name__)
-                self.send_whole(b"".join(result))
+                whole = b"".join(result)
+                # Without `close` nothing is left to be done after it.
+                self.kept = self.may_keep and (self.length is None or self.length == len(whole))
+                self.send_whole(whole)
                 return
             if kind is FileWrapper and self.send_file(result):
                 return
@@ -1143,6 +1197,8 @@ class Exchange:
             raise AssertionError("start_response was not called before the body began")
         self.sent = True
         self.left = length
+        if self.kept:
+            head += b"X-CGI-Keep: 1\r\n"
         if self.bodiless:
             self.send(head + b"\r\n")
             return
@@ -1272,6 +1328,7 @@ class Exchange:
         raise ClientGone("the client is gone") from None
 
     def fail(self, error):
+        self.kept = False
         if self.gone:
             # Nobody is there to be told, and it is no fault.
             return
