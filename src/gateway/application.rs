@@ -743,9 +743,8 @@ impl Exchange {
             && (self.peer.promised || self.peer.incoming.is_at_boundary());
         if let (true, Some(stream), Some(turn)) = (clean, stream, self.peer.turn.take())
             && let Some(stream) = Arc::into_inner(stream)
-            && let Ok(resting) = stream.rest()
         {
-            turn.keep(resting);
+            turn.keep(stream.rest());
         }
     }
 }
@@ -899,10 +898,9 @@ impl Drop for Exchange {
         if matches!(self.upload, Upload::Done)
             && let Some(turn) = self.peer.turn.take_if(|turn| turn.is_staffed())
             && let Some(stream) = self.stream.take().and_then(Arc::into_inner)
-            && let Ok(stream) = stream.rest()
         {
             let limit = self.peer.shared.options.answer;
-            tokio::spawn(wait_for_end(turn, stream, limit));
+            tokio::spawn(wait_for_end(turn, stream.rest(), limit));
         }
     }
 }

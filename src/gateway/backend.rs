@@ -7,12 +7,12 @@ use std::io::{self, IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
 use std::net::Ipv6Addr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::os::unix::net::UnixStream as StdUnixStream;
 use std::path::PathBuf;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::task::{Context, Poll};
+use std::thread::{self, ThreadId};
 use std::time::Duration;
 
 use rustix::cmsg_space;
@@ -158,11 +158,19 @@ impl Stream {
         }
     }
 
-    /// Out of this thread's runtime, which may end before the next request.
-    pub fn rest(self) -> io::Result<Resting> {
+    pub fn rest(self) -> Resting {
+        Resting {
+            stream: self,
+            thread: thread::current().id(),
+        }
+    }
+}
+
+impl AsFd for Stream {
+    fn as_fd(&self) -> BorrowedFd<'_> {
         match self {
-            Self::Tcp(stream) => stream.into_std().map(Resting::Tcp),
-            Self::Unix(stream) => stream.into_std().map(Resting::Unix),
+            Self::Tcp(stream) => stream.as_fd(),
+            Self::Unix(stream) => stream.as_fd(),
         }
     }
 }
@@ -232,10 +240,11 @@ pub enum KeptState {
     Closed,
 }
 
-/// A connection that no runtime watches.
-pub enum Resting {
-    Tcp(std::net::TcpStream),
-    Unix(StdUnixStream),
+/// A connection between two requests. The thread that had it last still watches
+/// it, since mostly it is that thread's again.
+pub struct Resting {
+    stream: Stream,
+    thread: ThreadId,
 }
 
 impl Kept for Resting {
@@ -243,25 +252,24 @@ impl Kept for Resting {
     /// nobody asked for (C159).
     fn state(&self) -> KeptState {
         let flags = RecvFlags::PEEK | RecvFlags::DONTWAIT;
-        match rustix::net::recv(self.socket(), &mut [0u8; 1], flags) {
-            Err(Errno::AGAIN) => KeptState::Usable,
+        let peek = || Ok(rustix::net::recv(&self.stream, &mut [0u8; 1], flags)?);
+        // So it is also known that there is nothing to read.
+        let peeked = match &self.stream {
+            Stream::Tcp(stream) => stream.try_io(Interest::READABLE, peek),
+            Stream::Unix(stream) => stream.try_io(Interest::READABLE, peek),
+        };
+        match peeked {
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => KeptState::Usable,
             _ => KeptState::Closed,
         }
     }
 }
 
 impl Resting {
-    fn socket(&self) -> BorrowedFd<'_> {
-        match self {
-            Self::Tcp(stream) => stream.as_fd(),
-            Self::Unix(stream) => stream.as_fd(),
-        }
-    }
-
     /// What the application writes from now on fails, on a Unix socket.
     pub fn take_no_more(&self) {
         // One that has gone has nothing to write.
-        let _ = rustix::net::shutdown(self.socket(), Shutdown::Read);
+        let _ = rustix::net::shutdown(&self.stream, Shutdown::Read);
     }
 
     /// After [`Resting::take_no_more`]: whether the application has closed it.
@@ -275,7 +283,7 @@ impl Resting {
     }
 
     fn is(&self, any_of: PollFlags) -> bool {
-        let mut sockets = [PollFd::from_borrowed_fd(self.socket(), any_of)];
+        let mut sockets = [PollFd::new(&self.stream, any_of)];
         let now = Timespec::default();
         match rustix::event::poll(&mut sockets, Some(&now)) {
             Ok(_) => sockets[0].revents().intersects(any_of),
@@ -283,10 +291,14 @@ impl Resting {
         }
     }
 
+    /// From now on watched by this thread.
     pub fn wake(self) -> io::Result<Stream> {
-        match self {
-            Self::Tcp(stream) => TcpStream::from_std(stream).map(Stream::Tcp),
-            Self::Unix(stream) => UnixStream::from_std(stream).map(Stream::Unix),
+        if self.thread == thread::current().id() {
+            return Ok(self.stream);
+        }
+        match self.stream {
+            Stream::Tcp(stream) => TcpStream::from_std(stream.into_std()?).map(Stream::Tcp),
+            Stream::Unix(stream) => UnixStream::from_std(stream.into_std()?).map(Stream::Unix),
         }
     }
 }
