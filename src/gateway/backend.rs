@@ -551,7 +551,9 @@ impl<K: Kept> Backend<K> {
             // With no other to turn to, resting would help nobody.
             let is_try = if let Some(rest) = state.rest.as_ref().filter(|_| !alone) {
                 let due = rest.due(repeatable);
-                if self.options.check.is_some() || now < due || rest.probed {
+                // Whether a connection can be made, others find out.
+                let is_checked = self.options.check.is_some() && rest.unreachable;
+                if is_checked || now < due || rest.probed {
                     soonest = soonest.min(due.saturating_duration_since(now));
                     continue;
                 }
@@ -1136,6 +1138,8 @@ async fn check<K: Kept>(backend: Weak<Backend<K>>, at: usize, period: Duration) 
         let note = {
             let mut state = host.lock();
             match (reached, &state.rest) {
+                // That a connection can be made was never in doubt.
+                (Ok(_), Some(rest)) if !rest.unreachable => None,
                 // To be out of descriptors says nothing about the address.
                 (Ok(_) | Err(Trouble::Exhausted(_)), None) | (Err(_), Some(_)) => None,
                 (Ok(_), Some(_)) => {
