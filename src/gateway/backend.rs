@@ -388,6 +388,17 @@ pub struct Work {
     pub used: Option<Instant>,
 }
 
+/// What an address can do for a request.
+enum Standing {
+    /// There is no worker.
+    Closed,
+    /// It is not tried before that time is over.
+    Rests(Duration),
+    /// It has as many requests as it may have.
+    Full,
+    Free(Merit),
+}
+
 /// How well an address suits a request: the least suits best.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 struct Merit {
@@ -529,45 +540,25 @@ impl<K: Kept> Backend<K> {
         repeatable: bool,
         pull: Pull,
     ) -> Result<Turn<K>, Trouble> {
-        let now = Instant::now();
         let mut best: Option<(usize, Merit)> = None;
         let (mut busy, mut open, mut soonest) = (None, false, Duration::MAX);
-        let alone = self.hosts.len() == 1;
-        let may_be_hung = self.has_others();
         let start = self.next.fetch_add(1, Ordering::Relaxed);
         for at in (0..self.hosts.len()).map(|n| start.wrapping_add(n) % self.hosts.len()) {
-            let state = self.hosts[at].lock();
-            open |= !state.work.closed;
             // A worker that has failed is replaced at its place.
             let failed = tried.contains(&at) && !self.options.staffed;
-            if failed || state.work.closed {
-                continue;
-            }
             let rank = pull.rank(self.hosts[at].hash);
-            if state.outstanding >= self.options.connections {
-                busy = Some(busy.map_or(rank, |other: u64| other.min(rank)));
-                continue;
-            }
-            // With no other to turn to, resting would help nobody.
-            let is_try = if let Some(rest) = state.rest.as_ref().filter(|_| !alone) {
-                let due = rest.due(repeatable);
-                // Whether a connection can be made, others find out.
-                let is_checked = self.options.check.is_some() && rest.unreachable;
-                if is_checked || now < due || rest.probed {
-                    soonest = soonest.min(due.saturating_duration_since(now));
-                    continue;
+            let standing = self.standing(at, repeatable, rank);
+            open |= !matches!(standing, Standing::Closed);
+            match standing {
+                Standing::Closed => {}
+                _ if failed => {}
+                Standing::Rests(left) => soonest = soonest.min(left),
+                Standing::Full => busy = Some(busy.map_or(rank, |other: u64| other.min(rank))),
+                Standing::Free(merit) => {
+                    if best.is_none_or(|(_, least)| merit < least) {
+                        best = Some((at, merit));
+                    }
                 }
-                true
-            } else {
-                false
-            };
-            let merit = Merit {
-                rank,
-                is_no_try: !is_try,
-                load: state.load(now, may_be_hung),
-            };
-            if best.is_none_or(|(_, least)| merit < least) {
-                best = Some((at, merit));
             }
         }
         match best {
@@ -583,6 +574,34 @@ impl<K: Kept> Backend<K> {
             None if busy.is_some() => Err(Trouble::Busy),
             None => Err(Trouble::Resting(soonest)),
         }
+    }
+
+    /// How an address stands to a request that it has this rank for.
+    fn standing(&self, at: usize, repeatable: bool, rank: u64) -> Standing {
+        let now = Instant::now();
+        let state = self.hosts[at].lock();
+        let is_full = state.outstanding >= self.options.connections;
+        if state.work.closed {
+            return Standing::Closed;
+        }
+        // With no other to turn to, resting would help nobody.
+        let rest = state.rest.as_ref().filter(|_| self.hosts.len() > 1);
+        if let Some(rest) = rest {
+            let due = rest.due(repeatable);
+            // Whether a connection can be made, others find out.
+            let is_checked = self.options.check.is_some() && rest.unreachable;
+            if is_checked || now < due || rest.probed || is_full {
+                return Standing::Rests(due.saturating_duration_since(now));
+            }
+        }
+        if is_full {
+            return Standing::Full;
+        }
+        Standing::Free(Merit {
+            rank,
+            is_no_try: rest.is_none(),
+            load: state.load(now, self.has_others()),
+        })
     }
 
     /// A turn at that address; `None` if it is another one since it was looked at.

@@ -350,15 +350,15 @@ fn when_no_connection_comes_about_anywhere_the_time_for_one_holds() {
 
 /// An application that can be made to stand still, as one that is stopped does:
 /// connections come about, and nothing is answered.
-struct Stoppable {
-    fake: Fake,
+pub(super) struct Stoppable {
+    pub(super) fake: Fake,
     /// How many requests have come.
     asked: Arc<AtomicUsize>,
     stopped: Arc<(Mutex<bool>, Condvar)>,
 }
 
 impl Stoppable {
-    fn new(answer: &'static [u8], read: fn(&mut TcpStream) -> bool) -> Self {
+    pub(super) fn new(answer: &'static [u8], read: fn(&mut TcpStream) -> bool) -> Self {
         let stopped = Arc::new((Mutex::new(false), Condvar::new()));
         let asked = Arc::new(AtomicUsize::new(0));
         let (own, count) = (Arc::clone(&stopped), Arc::clone(&asked));
@@ -387,7 +387,7 @@ impl Stoppable {
         self.asked.load(Ordering::SeqCst)
     }
 
-    fn stop(&self, stop: bool) {
+    pub(super) fn stop(&self, stop: bool) {
         *self.stopped.0.lock().expect("nobody panics") = stop;
         self.stopped.1.notify_all();
     }

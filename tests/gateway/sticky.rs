@@ -6,6 +6,7 @@ use std::net::TcpStream;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use super::addresses::Stoppable;
 use super::peers::{Fake, end, read_request, stdout};
 use crate::support::{Server, eventually};
 
@@ -164,4 +165,48 @@ fn an_address_that_has_all_it_takes_is_waited_for() {
             });
         }
     });
+}
+
+#[test]
+fn nobody_waits_for_an_address_that_rests_and_has_all_it_takes() {
+    let back = [stdout(b"Content-Type: a/b\n\nback"), end(0, 0)].concat();
+    let hangs = Stoppable::new(back.leak(), |stream| read_request(stream).is_some());
+    let there = Fake::responder("Content-Type: a/b\n\nthere");
+    let route = format!(
+        "/=fastcgi:{},{},sticky=cookie,connections=1",
+        hangs.fake.address(),
+        there.address()
+    );
+    // Who waits for a turn there does so in vain.
+    let server = Server::new()
+        .args(["--route", &route, "--route-timeout", "2"])
+        .args(["--route-connect", "1.5"])
+        .start();
+    let mut cookie = String::new();
+    assert!(eventually(|| {
+        let answer = server.get("/");
+        let set = answer.header("Set-Cookie").expect("a cookie");
+        cookie = set.split(';').next().expect("a first part").to_owned();
+        answer.text() == "back"
+    }));
+    hangs.stop(true);
+    // One request finds that out; a later one tries in vain whether it is back, and
+    // stays there.
+    let tries = "no answer to a try for 1 s; another address is asked\n";
+    let stop = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        for _ in 0..2 {
+            scope.spawn(|| {
+                while !stop.load(Ordering::SeqCst) {
+                    assert_eq!(server.get("/").text(), "there");
+                }
+            });
+        }
+        let in_vain = eventually(|| server.log().contains(tries));
+        stop.store(true, Ordering::SeqCst);
+        assert!(in_vain);
+    });
+    let answer = server.request("GET", "/", &[("Cookie", &cookie)], b"");
+    assert_eq!(answer.text(), "there");
+    hangs.stop(false);
 }

@@ -59,7 +59,7 @@ fn unlike_hosts_may_go_and_come_under_load_by_http() {
 }
 
 fn run(protocol: &str, programs: [Program; 3]) {
-    if tiny_http_cannot("serve other machines") {
+    if tiny_http_cannot("listen beyond loopback") {
         return;
     }
     let Some(network) = Network::new(&ADDRESSES) else {
