@@ -23,7 +23,7 @@ use hyper::body::Incoming;
 use hyper::client::conn::http1::{self, SendRequest};
 use hyper::ext::ReasonPhrase;
 use hyper_util::rt::TokioIo;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::sync::{Mutex as AsyncMutex, mpsc};
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep_until, timeout};
@@ -36,6 +36,7 @@ use super::attempt::{Failed, Party, Place, Progress, Rounds, TRY_WAIT};
 use super::backend::{self, Address, Backend, Kept, KeptState, Turn};
 use super::cgi::{Nothing, Outcome};
 use super::content::Content;
+use super::listening::Listening;
 use super::reply::MAX_INTERIM_BYTES;
 use super::route::{Protocol, Target};
 use super::sticky::{Pull, Sticky};
@@ -522,14 +523,14 @@ impl Shared {
         };
         turn.notice_silence(&stream, true, repeatable);
         let shaken = match &self.tls {
-            None => handshake(TokioIo::new(stream)).await,
+            None => handshake(stream).await,
             Some(tls) => {
                 let name = self.server_name(turn.address());
                 let name = name.ok_or_else(|| {
                     Failed::bad_gateway("tls", "the address is no name that a certificate can have")
                 })?;
                 match timeout(turn.patience(), tls.connect(name, stream)).await {
-                    Ok(Ok(stream)) => handshake(TokioIo::new(stream)).await,
+                    Ok(Ok(stream)) => handshake(stream).await,
                     Ok(Err(error)) => {
                         let mut failed = Failed::bad_gateway("tls", format!("TLS: {error}"));
                         failed.progress = Progress::NotSent;
@@ -594,10 +595,11 @@ fn whole(error: &hyper::Error) -> String {
 }
 
 /// Starts HTTP on a connection; the task that moves its bytes ends with it.
-async fn handshake<T>(io: TokioIo<T>) -> hyper::Result<Sender>
+async fn handshake<T>(stream: T) -> hyper::Result<Sender>
 where
-    TokioIo<T>: hyper::rt::Read + hyper::rt::Write + Unpin + Send + 'static,
+    T: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
+    let io = TokioIo::new(Listening::new(stream));
     let mut builder = http1::Builder::new();
     builder.max_headers(MAX_FIELDS);
     let (requests, connection) = builder.handshake(io).await?;
