@@ -114,10 +114,32 @@ impl Stream {
     }
 
     pub fn try_read(&self, buffer: &mut [u8]) -> io::Result<usize> {
-        match self {
-            Self::Tcp(stream) => stream.try_read(buffer),
-            Self::Unix(stream) => stream.try_read(buffer),
-        }
+        let room = buffer.len();
+        self.try_to_read(room, || {
+            Ok(rustix::net::recv(self, &mut *buffer, RecvFlags::DONTWAIT)?.0)
+        })
+    }
+
+    /// A read that does not fill the `room` it has leaves nothing: the next one need
+    /// not ask the kernel before more has come.
+    fn try_to_read(
+        &self,
+        room: usize,
+        read: impl FnOnce() -> io::Result<usize>,
+    ) -> io::Result<usize> {
+        let mut drained = None;
+        let read = || match read() {
+            Ok(read) if (1..room).contains(&read) => {
+                drained = Some(read);
+                Err(io::ErrorKind::WouldBlock.into())
+            }
+            other => other,
+        };
+        let read = match self {
+            Self::Tcp(stream) => stream.try_io(Interest::READABLE, read),
+            Self::Unix(stream) => stream.try_io(Interest::READABLE, read),
+        };
+        drained.map_or(read, Ok)
     }
 
     /// The same; the descriptor that comes along goes to `file` (`SCM_RIGHTS`).
@@ -126,15 +148,15 @@ impl Stream {
         buffer: &mut [u8],
         file: &mut Option<OwnedFd>,
     ) -> io::Result<usize> {
-        let Self::Unix(stream) = self else {
+        if matches!(self, Self::Tcp(_)) {
             return self.try_read(buffer);
-        };
-        stream.try_io(Interest::READABLE, || {
+        }
+        self.try_to_read(buffer.len(), || {
             let mut space = [MaybeUninit::uninit(); cmsg_space!(ScmRights(1))];
             let mut control = RecvAncillaryBuffer::new(&mut space);
             let mut pieces = [IoSliceMut::new(buffer)];
             let flags = RecvFlags::CMSG_CLOEXEC;
-            let received = recvmsg(stream, &mut pieces, &mut control, flags)?;
+            let received = recvmsg(self, &mut pieces, &mut control, flags)?;
             for message in control.drain() {
                 if let RecvAncillaryMessage::ScmRights(files) = message {
                     *file = files.into_iter().next();
