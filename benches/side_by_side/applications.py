@@ -11,7 +11,7 @@ from .works import APPLICATION, PHP, PROXY, SLOW, WSGI, WSGI_PROCESSES
 PYTHON = "/usr/bin/python3"
 # As many as `--php` starts by itself, and for as long.
 PHP_PROCESSES = CORES
-PHP_REQUESTS = 500
+PHP_REQUESTS = 10_000
 # Each kept connection holds a process: of more idle ones than that, some would wait for nothing.
 POOL = PHP_PROCESSES
 GUNICORN_THREADS = 8
