@@ -900,7 +900,13 @@ impl Drop for Exchange {
             && let Some(stream) = self.stream.take().and_then(Arc::into_inner)
         {
             let limit = self.peer.shared.options.answer;
-            tokio::spawn(wait_for_end(turn, stream.rest(), limit));
+            let Shared { protocol, keep, .. } = *self.peer.shared;
+            if keep || protocol == Wire::FastCgi {
+                drop(stream);
+                tokio::spawn(wait_for_next(turn, limit));
+            } else {
+                tokio::spawn(wait_for_end(turn, stream.rest(), limit));
+            }
         }
     }
 }
@@ -920,13 +926,28 @@ async fn has_word(stream: &Stream) -> bool {
 /// Holds the turn of a request that was given up until the worker has closed its
 /// end. What the worker writes fails.
 async fn wait_for_end(mut turn: Turn<Resting>, stream: Resting, limit: Option<Duration>) {
-    if stream.is_half_closed_by_peer() {
-        // libfcgi waits for our end then, before it looks for another request.
-        return;
-    }
     let give_up = limit.map(|limit| Instant::now() + limit);
     stream.take_no_more();
     while !stream.is_closed_by_peer() {
+        if give_up.is_some_and(|give_up| Instant::now() > give_up) {
+            turn.stuck();
+            return;
+        }
+        sleep(LEFT_POLL).await;
+    }
+}
+
+/// The same where an end of the answer is no end of the connection. Besides,
+/// before they look for another request libfcgi (for 2 s) and php-cgi (for ever)
+/// wait until we have closed our end; that of the worker can't be seen then. But
+/// it is done when it comes for another connection, on which there is nothing.
+async fn wait_for_next(mut turn: Turn<Resting>, limit: Option<Duration>) {
+    let give_up = limit.map(|limit| Instant::now() + limit);
+    let Ok(next) = turn.connect().await.map(Stream::rest) else {
+        return;
+    };
+    next.send_no_more();
+    while !next.is_half_closed_by_peer() {
         if give_up.is_some_and(|give_up| Instant::now() > give_up) {
             turn.stuck();
             return;

@@ -299,6 +299,11 @@ impl Resting {
         self.is(PollFlags::HUP | PollFlags::ERR)
     }
 
+    /// The application reads an end.
+    pub fn send_no_more(&self) {
+        let _ = rustix::net::shutdown(&self.stream, Shutdown::Write);
+    }
+
     /// Before [`Resting::take_no_more`]: whether the application writes no more.
     pub fn is_half_closed_by_peer(&self) -> bool {
         self.is(PollFlags::RDHUP | PollFlags::HUP | PollFlags::ERR)

@@ -235,6 +235,30 @@ fn a_request_whose_client_has_left_keeps_its_worker_from_others() {
 }
 
 #[test]
+fn a_worker_that_has_answered_a_client_that_left_is_free_again() {
+    if !needs("python3") {
+        return;
+    }
+    let code = "import os\ndef app(e, s):\n    s('200 OK', [])\n    \
+                if e['PATH_INFO'] != '/big':\n        return [b'%d ' % os.getpid()]\n    \
+                open('begun', 'w').close()\n    return [b'x' * 400_000]\n";
+    let server = Server::new()
+        .file("big.py", code)
+        .args(["--wsgi", "big:app", "--workers=1", "--route-timeout=5"])
+        .start();
+    let worker = answering(&server, "/");
+    for _ in 0..5 {
+        let mut client = server.connect();
+        client.send("GET /big HTTP/1.1\r\nHost: h\r\n\r\n");
+        assert!(eventually(|| server.root().join("begun").exists()));
+        drop(client);
+        assert_eq!(answering(&server, "/"), worker, "{}", server.log());
+        fs::remove_file(server.root().join("begun")).unwrap();
+    }
+    assert!(!server.log().contains("stuck"), "{}", server.log());
+}
+
+#[test]
 fn a_worker_beyond_its_memory_is_replaced_after_the_request() {
     if !needs("python3") {
         return;

@@ -130,6 +130,35 @@ fn a_worker_that_waits_for_our_end_of_a_connection_gets_it_c159() {
     for _ in 0..5 {
         answering(&server, "/app");
     }
+    // The same after a client that has left.
+    let mut client = server.connect();
+    client.send("GET /app/slow HTTP/1.1\r\nHost: h\r\n\r\n");
+    assert!(eventually(|| server.root().join("begun").exists()));
+    drop(client);
+    answering(&server, "/app");
+    assert!(!server.log().contains("stuck"), "{}", server.log());
+}
+
+#[test]
+fn an_application_that_writes_on_learns_that_its_client_has_left_c161() {
+    if !needs("php-cgi") {
+        return;
+    }
+    let server = Server::new()
+        .file(
+            "events.php",
+            "<?php header('Content-Type: text/event-stream'); file_put_contents('begun', '');
+            while (true) { echo \"data: x\\n\\n\"; flush(); usleep(50000); }",
+        )
+        .file("pid.php", "<?php echo getmypid(), ' ';")
+        .args(["--php", "--workers=1"])
+        .start();
+    let worker = answering(&server, "/pid.php");
+    let mut client = server.connect();
+    client.send("GET /events.php HTTP/1.1\r\nHost: h\r\n\r\n");
+    assert!(eventually(|| server.root().join("begun").exists()));
+    drop(client);
+    assert_eq!(answering(&server, "/pid.php"), worker);
 }
 
 #[test]
