@@ -3,6 +3,7 @@
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpStream};
+use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
@@ -17,7 +18,7 @@ use super::{Process, eventually, needs};
 /// A browser on a loaded machine takes its time to start.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// How often a browser is started until the test gives up.
+/// How often a driver and a browser are started until the test gives up.
 const STARTS: usize = 3;
 
 /// Keys that are no letters, as the protocol spells them.
@@ -44,24 +45,9 @@ impl Browser {
             return None;
         }
         let profile = tempfile::tempdir().expect("there is a folder for temporary files");
-        let mut driver = Command::new("chromedriver")
-            .arg("--port=0")
-            .env("HOME", profile.path())
-            .env("TMPDIR", profile.path())
-            .env("TZ", "UTC")
-            .stdin(Stdio::null())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::null())
-            .spawn()
-            .expect("chromedriver is there");
-        let port = BufReader::new(driver.stdout.take().expect("it is a pipe"))
-            .lines()
-            .map_while(Result::ok)
-            .find_map(|line| {
-                let (_, port) = line.split_once("started successfully on port ")?;
-                port.trim_end_matches('.').parse().ok()
-            });
-        let port: u16 = port.expect("chromedriver says its port");
+        // Now and then the port that it has chosen is taken a moment later.
+        let started = (0..STARTS).find_map(|_| start_driver(profile.path()));
+        let (driver, port) = started.expect("chromedriver says its port");
         let mut browser = Self {
             driver,
             address: SocketAddr::from(([127, 0, 0, 1], port)),
@@ -236,6 +222,33 @@ impl Drop for Browser {
             let _ = kill_process(pid.expect("a process has a number"), Signal::KILL);
         }
     }
+}
+
+/// The driver and its port; `None` if it ends at once.
+fn start_driver(folder: &Path) -> Option<(Child, u16)> {
+    let mut driver = Command::new("chromedriver")
+        .arg("--port=0")
+        .env("HOME", folder)
+        .env("TMPDIR", folder)
+        .env("TZ", "UTC")
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .spawn()
+        .expect("chromedriver is there");
+    let port = BufReader::new(driver.stdout.take().expect("it is a pipe"))
+        .lines()
+        .map_while(Result::ok)
+        .find_map(|line| {
+            let (_, port) = line.split_once("started successfully on port ")?;
+            port.trim_end_matches('.').parse().ok()
+        });
+    if port.is_none() {
+        // Its output has ended, and it has, too, or does now.
+        let _ = driver.kill();
+        let _ = driver.wait();
+    }
+    Some((driver, port?))
 }
 
 /// One request on a connection of its own.
