@@ -2,7 +2,9 @@
 
 use std::io::Write;
 
-use super::peers::{Fake, Program, end, fixture, nobody, read_request, stdout};
+use super::peers::{
+    Fake, Program, end, fixture, nobody, read_record, read_request, stdout, wait_for_end,
+};
 use crate::support::{Rows, Server, Setup, needs_perl_module};
 
 const ANN: (&str, &str) = ("Authorization", "Basic YW5uOnNlY3JldA==");
@@ -204,4 +206,86 @@ fn a_link_does_not_lead_around_an_authorizer() {
         rows.check(path, answer.status == 200, || answer.to_string());
     }
     rows.done();
+}
+
+#[test]
+fn only_a_clear_yes_of_an_authorizer_lets_in_c151() {
+    let rows: [(&str, Vec<u8>, bool, u16); 13] = [
+        (
+            "yes",
+            [stdout(b"Status: 200\n\n"), end(0, 0)].concat(),
+            false,
+            200,
+        ),
+        (
+            "yes, no status",
+            [stdout(b"Variable-A: b\n\n"), end(0, 0)].concat(),
+            false,
+            200,
+        ),
+        ("yes, no end", stdout(b"Status: 200\n\n"), true, 200),
+        ("half a yes", stdout(b"Status: 200\n"), false, 502),
+        ("half a yes, silence", stdout(b"Status: 200\n"), true, 504),
+        ("silence", vec![], true, 504),
+        ("gone", vec![], false, 502),
+        (
+            "no header",
+            [stdout(b"200"), end(0, 0)].concat(),
+            false,
+            502,
+        ),
+        (
+            "another status",
+            [stdout(b"Status: 204\n\n"), end(0, 0)].concat(),
+            false,
+            204,
+        ),
+        (
+            "to the login",
+            [stdout(b"Location: /login\n\n"), end(0, 0)].concat(),
+            false,
+            302,
+        ),
+        ("overloaded", end(0, 2), false, 503),
+        ("no authorizer", end(0, 3), false, 502),
+        ("HTTP", b"HTTP/1.1 200 OK\r\n\r\n".to_vec(), false, 502),
+    ];
+    let mut table = Rows::new();
+    for (what, says, hangs, status) in rows {
+        let fake = Fake::new(move |mut stream, _| {
+            // BEGIN_REQUEST in its role, the parameters, and no content.
+            let mut ended = 0;
+            while ended < 2 {
+                match read_record(&mut stream) {
+                    Some((kind, content)) if kind != 1 && content.is_empty() => ended += 1,
+                    Some(_) => {}
+                    None => return,
+                }
+            }
+            let _ = stream.write_all(&says);
+            if hangs {
+                wait_for_end(&stream);
+            }
+        });
+        let server = Server::new()
+            .file("private/note.txt", "for ann")
+            .args(["--route-timeout=0.3", "--route"])
+            .arg(format!("/private/=authorizer+fastcgi:{}", fake.address()))
+            .start();
+        let fds = server.fds_at_rest();
+        for method in ["GET", "POST"] {
+            let answer = server.request(method, "/private/note.txt", &[], b"content");
+            // Files know no POST.
+            let expected = if (method, status) == ("POST", 200) {
+                405
+            } else {
+                status
+            };
+            let let_in = answer.text().contains("for ann");
+            let right = answer.status == expected && let_in == (answer.status == 200);
+            table.check(what, right, || format!("{method}: {answer}"));
+        }
+        server.settles_to(fds);
+    }
+    table.done();
 }
