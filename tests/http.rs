@@ -1,6 +1,9 @@
 //! HTTP/1 on the wire, whatever answers (RFC 9112): connections, their order
 //! and their end. What a fixed exchange of text shows is in tests/transcripts.
 
+use std::fs;
+use std::net::TcpStream;
+
 use rustix::process::Signal;
 
 use crate::support::{
@@ -369,6 +372,25 @@ fn termination_ends_the_server_and_its_scripts_with_code_0() {
         assert!(eventually(|| !Process::runs(child.pid)), "{child} runs on");
     }
     assert!(idle.is_closed());
+}
+
+#[test]
+fn an_answer_after_termination_says_that_no_other_follows() {
+    let waits = "#!/bin/sh\nwhile ! test -e go; do sleep 0.05; done\n\
+        printf 'Content-Type: text/plain\\n\\nit is done\\n'\n";
+    let mut server = Server::new().script("cgi-bin/waits", waits).start();
+    let mut client = server.connect();
+    client.send(server.wire(b"GET /cgi-bin/waits HTTP/1.1\nHost: {host}"));
+    assert!(eventually(|| !server.children().is_empty()));
+    server.signal(Signal::TERM);
+    let is_stopping = || TcpStream::connect(server.address()).is_err();
+    assert!(eventually(is_stopping));
+    fs::write(server.root().join("cgi-bin/go"), "").unwrap();
+    let response = client.response();
+    assert_eq!(response.text(), "it is done\n");
+    assert_eq!(response.header("connection").as_deref(), Some("close"));
+    assert!(client.is_closed());
+    assert_eq!(server.wait_exit().code(), Some(0));
 }
 
 #[test]

@@ -349,7 +349,8 @@ impl Shared {
             slot.give_back().await;
             return After::Close;
         };
-        asked.keep_alive &= slot.answer_begins();
+        // The answer may have taken long.
+        asked.keep_alive &= slot.answer_begins() && !self.is_stopping();
         let delivered = wire::deliver(&*socket, &self.limits, &asked, response).await;
         let keep_alive =
             delivered.keep_alive && tcp::peer(&*socket) == Peer::Open && slot.drain().await;

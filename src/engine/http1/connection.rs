@@ -437,7 +437,8 @@ impl Connection {
     }
 
     async fn deliver(&self, asked: &mut Asked, response: Response) -> After {
-        asked.keep_alive &= self.inbound.answer_begins(DRAIN_BYTES);
+        // The answer may have taken long.
+        asked.keep_alive &= self.inbound.answer_begins(DRAIN_BYTES) && !self.is_stopping();
         let delivered = wire::deliver(&*self.out, &self.shared.limits, asked, response).await;
         if !delivered.complete {
             return After::Cut;
