@@ -345,7 +345,7 @@ impl Shared {
                 file: None,
                 errors: Vec::new(),
                 heard: false,
-                promised: false,
+                another: Another::Never,
             },
             stream: Some(Arc::new(stream)),
             upload: Upload::Done,
@@ -740,12 +740,45 @@ impl Exchange {
         self.peer.flush_errors();
         let clean = self.peer.shared.keep
             && matches!(self.upload, Upload::Done)
-            && (self.peer.promised || self.peer.incoming.is_at_boundary());
+            && (self.peer.another == Another::Now || self.peer.incoming.is_at_boundary());
         if let (true, Some(stream), Some(turn)) = (clean, stream, self.peer.turn.take())
             && let Some(stream) = Arc::into_inner(stream)
         {
             turn.keep(stream.rest());
         }
+    }
+}
+
+/// Whether another request may follow on the connection, as our own workers say
+/// (`X-CGI-Keep`).
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Another {
+    Never,
+    /// When the answer has ended.
+    Now,
+    /// When a byte more has come.
+    Later,
+}
+
+/// That byte.
+const FREE: &[u8] = b"\n";
+
+impl Another {
+    fn of(field: Option<&HeaderValue>) -> Self {
+        match field.map(HeaderValue::as_bytes) {
+            Some(b"now") => Self::Now,
+            Some(b"later") => Self::Later,
+            _ => Self::Never,
+        }
+    }
+
+    /// What came behind the answer.
+    fn take(&mut self, behind: &[u8]) -> bool {
+        let is_free = *self == Self::Later && behind == FREE;
+        if is_free {
+            *self = Self::Now;
+        }
+        is_free
     }
 }
 
@@ -762,8 +795,8 @@ struct Peer {
     errors: Vec<u8>,
     /// Some of an answer has come.
     heard: bool,
-    /// Our own worker waits for another request when this answer has ended.
-    promised: bool,
+    /// What our own worker says of another request.
+    another: Another,
 }
 
 impl Peer {
@@ -983,7 +1016,7 @@ impl Exchange {
             if let Some(error) = own.get("x-cgi-error") {
                 return Err(self.raised(error, own.get("x-cgi-trace")));
             }
-            self.peer.promised = own.contains_key("x-cgi-keep");
+            self.peer.another = Another::of(own.get("x-cgi-keep"));
             if let Some(range) = own.get("x-cgi-file") {
                 return Ok(Outcome::Response(self.file(head, reply, range)?));
             }
@@ -998,6 +1031,9 @@ impl Exchange {
         }
         let bare_redirect =
             reply.kind == Kind::ClientRedirect && !reply.headers.contains_key(CONTENT_TYPE);
+        if reply.content_length == Some(0) {
+            self.peer.another.take(&rest);
+        }
         if bare_redirect || reply.kind.is_local() {
             // What this is depends on whether a body follows (C93, C94, C99).
             rest = match (self.opening(rest).await?, &reply.kind) {
@@ -1058,7 +1094,7 @@ impl Exchange {
 
     /// How the body begins, if it does soon. White space alone is none.
     async fn opening(&mut self, rest: Bytes) -> Result<Option<Bytes>, Fault> {
-        if self.peer.promised {
+        if self.peer.another != Another::Never {
             // Nothing that ends it would come; all of a short one is there.
             let is_none = rest.iter().all(u8::is_ascii_whitespace);
             return Ok((!is_none).then_some(rest));
@@ -1106,9 +1142,14 @@ impl Exchange {
             }
             return response;
         }
-        if self.peer.promised && reply.content_length == Some(rest.len() as u64) {
+        let whole = reply.content_length.map(usize::try_from);
+        if let Some(Ok(whole)) = whole
+            && let Some(behind) = rest.get(whole..)
+            && (behind.is_empty() && self.peer.another == Another::Now
+                || self.peer.another.take(behind))
+        {
             self.release();
-            *response.body_mut() = Body::Bytes(rest);
+            *response.body_mut() = Body::Bytes(rest.slice(..whole));
             return response;
         }
         let output = Output {
@@ -1124,7 +1165,7 @@ impl Exchange {
     /// Reads to the end of an answer that nobody wants, if it is short, so that
     /// the connection can be used again.
     fn discard(mut self) {
-        if self.peer.promised {
+        if self.peer.another == Another::Now {
             return self.release();
         }
         let staffed = self.peer.turn.as_ref().is_some_and(Turn::is_staffed);
@@ -1143,6 +1184,9 @@ impl Exchange {
             let reading = async {
                 let mut room = DRAIN_BYTES;
                 while let Ok(Some(bytes)) = self.read().await {
+                    if self.peer.another.take(&bytes) {
+                        return self.release();
+                    }
                     match room.checked_sub(bytes.len()) {
                         Some(left) => room = left,
                         None => return,
@@ -1267,7 +1311,8 @@ impl Output {
                 .unwrap_or(usize::MAX)
                 .min(bytes.len());
             if take < bytes.len()
-                && let Some(exchange) = &self.exchange
+                && let Some(exchange) = &mut self.exchange
+                && !exchange.peer.another.take(&bytes[take..])
             {
                 exchange
                     .peer

@@ -109,9 +109,11 @@ kept. Private fields, of which an application can send none:
     X-CGI-File: OFFSET LENGTH    the body is that part of the file whose descriptor
                                  comes with the first byte (SCM_RIGHTS), not bytes
                                  of the connection; use offsets, not the position
-    X-CGI-Keep: 1                after this answer the worker is free at once, and waits
-                                 for another request here, too; not promised while the
-                                 application may still have something to do (`close`)
+    X-CGI-Keep: now|later        another request may follow on this connection: at once,
+                                 or, where the application may have something left to
+                                 do (`close`), when a newline comes behind the body.
+                                 Only with a Content-Length, or where there is no body;
+                                 if the connection ends instead, that is no fault
 """
 import sys
 
@@ -141,6 +143,8 @@ DEFAULT_NAMES = ("application", "app")
 MAX_HEAD_BYTES = 1 << 20
 # In the place of a request, or behind one.
 GIVEN_UP = b"\n"
+# Behind a body.
+FREE = b"\n"
 # The head of nearly every request, and many a body, in one call.
 RECEIVE_BYTES = 64 << 10
 BODY_BYTES = 256 << 10
@@ -901,7 +905,7 @@ class Worker:
         exchange.fd = -1
         record.end()
         self.look_back()
-        return exchange.kept and not exchange.gone
+        return exchange.keep is not NOT and not exchange.gone
 
     def look_back(self):
         """After each request: is it time to go?"""
@@ -1089,6 +1093,8 @@ HOP_BY_HOP = frozenset(
     " te trailer trailers transfer-encoding upgrade".split())
 
 ORDINARY, LENGTH, DROPPED = range(3)
+# What becomes of the connection.
+NOT, NOW, LATER = b"not", b"now", b"later"
 checked_names = {}
 checked_statuses = {}
 
@@ -1097,7 +1103,7 @@ class Exchange:
     """One call of the application, and what becomes of its answer."""
 
     __slots__ = ("fd", "record", "method", "pass_files", "head", "bodiless", "length",
-                 "left", "sent", "chunked", "gone", "path", "may_keep", "kept")
+                 "left", "sent", "chunked", "gone", "path", "may_keep", "keep")
 
     def __init__(self, fd, record, method, pass_files):
         self.fd = fd
@@ -1115,7 +1121,7 @@ class Exchange:
         self.gone = False
         # The connection, after this.
         self.may_keep = False
-        self.kept = False
+        self.keep = NOT
 
     def run(self, application, environ):
         # An application may change its dict.
@@ -1132,6 +1138,18 @@ class Exchange:
                 close()
             except BaseException as error:
                 self.log(error)
+        if self.keep is LATER:
+            if self.left == 0:
+                self.say_free()
+            else:
+                self.keep = NOT
+
+    def say_free(self):
+        try:
+            self.send(FREE)
+        except ClientGone:
+            # It closes the connection.
+            pass
 
     def start_response(self, status, headers, exc_info=None):
         if exc_info:
@@ -1168,7 +1186,8 @@ class Exchange:
                         raise TypeError("a block must be bytes, not %s" % type(block).__name__)
                 whole = b"".join(result)
                 # Without `close` nothing is left to be done after it.
-                self.kept = self.may_keep and (self.length is None or self.length == len(whole))
+                if self.may_keep and (self.length is None or self.length == len(whole)):
+                    self.keep = NOW
                 self.send_whole(whole)
                 return
             if kind is FileWrapper and self.send_file(result):
@@ -1197,8 +1216,10 @@ class Exchange:
             raise AssertionError("start_response was not called before the body began")
         self.sent = True
         self.left = length
-        if self.kept:
-            head += b"X-CGI-Keep: 1\r\n"
+        if self.may_keep and self.keep is NOT and length is not None and not self.bodiless:
+            self.keep = LATER
+        if self.keep is not NOT:
+            head += b"X-CGI-Keep: %b\r\n" % self.keep
         if self.bodiless:
             self.send(head + b"\r\n")
             return
@@ -1328,7 +1349,7 @@ class Exchange:
         raise ClientGone("the client is gone") from None
 
     def fail(self, error):
-        self.kept = False
+        self.keep = NOT
         if self.gone:
             # Nobody is there to be told, and it is no fault.
             return
