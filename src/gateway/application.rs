@@ -14,7 +14,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use bytes::{Buf, Bytes, BytesMut};
-use http::header::{CONNECTION, CONTENT_TYPE, HeaderValue};
+use http::header::{CONTENT_TYPE, HeaderValue};
 use http::request::Parts;
 use http::{HeaderMap, Method, StatusCode};
 use tokio::sync::oneshot;
@@ -36,7 +36,7 @@ use super::variables::{self, Facts, Variable};
 use super::{scgi, uwsgi};
 use crate::error::{Diagnosis, Fault};
 use crate::log::{Log, MAX_LINE_BYTES, escape};
-use crate::message::{Body, BodyError, FileBody, Interim, Next, Reason, Response, Source};
+use crate::message::{Body, BodyError, FileBody, Interim, Next, Response, Source};
 use crate::target::decode;
 
 /// What is read from an application at once.
@@ -1121,19 +1121,9 @@ impl Exchange {
         Ok(Some(seen))
     }
 
-    fn document(mut self, head: &Parts, reply: Reply, rest: Bytes) -> Response {
+    fn document(mut self, head: &Parts, mut reply: Reply, rest: Bytes) -> Response {
         let bodiless = reply.is_bodiless(&head.method);
-        let mut response = Response::new(Body::Empty);
-        *response.status_mut() = reply.status;
-        *response.headers_mut() = reply.headers;
-        if reply.close {
-            response
-                .headers_mut()
-                .insert(CONNECTION, HeaderValue::from_static("close"));
-        }
-        if let Some(reason) = reply.reason {
-            response.extensions_mut().insert(Reason(reason));
-        }
+        let mut response = reply.take_response();
         if bodiless {
             // The rest of the output is read and thrown away (C112, C113).
             self.discard();

@@ -16,7 +16,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::header::{CONNECTION, CONTENT_TYPE, HeaderName, HeaderValue};
+use http::header::{CONTENT_TYPE, HeaderName, HeaderValue};
 use http::request::Parts;
 use http::{HeaderMap, Method, StatusCode};
 use rustix::io::Errno;
@@ -38,7 +38,7 @@ use super::variables::{self, Environment, Facts};
 use super::warm::{Answer, Chance, Ready, Warm};
 use crate::error::{Diagnosis, Fault};
 use crate::log::Log;
-use crate::message::{Body, BodyError, Interim, Next, Ran, Reason, Response, Source};
+use crate::message::{Body, BodyError, Interim, Next, Ran, Response, Source};
 use crate::os;
 
 /// What is read from a script at once. The usual capacity of a pipe.
@@ -642,19 +642,9 @@ impl Run {
         Ok(Opening::Body(seen))
     }
 
-    fn document(mut self, head: &Parts, reply: Reply, rest: Bytes) -> Response {
+    fn document(mut self, head: &Parts, mut reply: Reply, rest: Bytes) -> Response {
         let bodiless = reply.is_bodiless(&head.method);
-        let mut response = Response::new(Body::Empty);
-        *response.status_mut() = reply.status;
-        *response.headers_mut() = reply.headers;
-        if reply.close {
-            response
-                .headers_mut()
-                .insert(CONNECTION, HeaderValue::from_static("close"));
-        }
-        if let Some(reason) = reply.reason {
-            response.extensions_mut().insert(Reason(reason));
-        }
+        let mut response = reply.take_response();
         self.mark(&mut response);
         if bodiless {
             // The rest of the output is read and thrown away (C112, C113).

@@ -17,6 +17,7 @@ use http::header::{
 use http::{HeaderMap, Method, StatusCode};
 
 use crate::html;
+use crate::message::{Body, Reason, Response};
 
 /// C81 asks for at least 32 KiB; the rest is for the name.
 const MAX_LINE_BYTES: usize = 33 * 1024;
@@ -130,6 +131,21 @@ impl Reply {
     /// script prints; the rest of the output is read and dropped (C112, C113).
     pub fn is_bodiless(&self, method: &Method) -> bool {
         method == Method::HEAD || matches!(self.status.as_u16(), 204 | 205 | 304)
+    }
+
+    /// The response, which has no body yet.
+    pub fn take_response(&mut self) -> Response {
+        let mut response = Response::new(Body::Empty);
+        *response.status_mut() = self.status;
+        *response.headers_mut() = std::mem::take(&mut self.headers);
+        if self.close {
+            let close = HeaderValue::from_static("close");
+            response.headers_mut().insert(CONNECTION, close);
+        }
+        if let Some(reason) = self.reason.take() {
+            response.extensions_mut().insert(Reason(reason));
+        }
+        response
     }
 }
 
