@@ -1125,8 +1125,13 @@ impl Exchange {
         let bodiless = reply.is_bodiless(&head.method);
         let mut response = reply.take_response();
         if bodiless {
-            // The rest of the output is read and thrown away (C112, C113).
-            self.discard();
+            // The rest of the output is read and thrown away (C112, C113). A body
+            // all the same ends a connection that was to be kept.
+            let resets = reply.status == StatusCode::RESET_CONTENT;
+            let has_body = resets && reply.content_length != Some(0);
+            if self.peer.another == Another::Never || !has_body {
+                self.discard();
+            }
             if head.method == Method::HEAD {
                 *response.body_mut() = Body::stream(reply.content_length, Nothing);
             }

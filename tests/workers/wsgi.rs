@@ -1,6 +1,7 @@
 //! `--wsgi` and `wsgi:` targets. What a single worker does is tested in
 //! tests/wsgi; here it is what the server makes of it.
 
+use std::fmt::Write as _;
 use std::fs;
 use std::os::unix::fs::symlink;
 
@@ -40,6 +41,64 @@ fn an_application_gets_every_path() {
         chunked.text().ends_with("|/c 5 edition 1"),
         "{}",
         chunked.text()
+    );
+}
+
+#[test]
+fn answers_of_every_kind_follow_one_another_on_a_workers_connection() {
+    if !needs("python3") {
+        return;
+    }
+    let server = with("results.py")
+        .args(["--wsgi=results:app", "--workers=1"])
+        .start();
+    let mut large = String::new();
+    for number in 0..40_000 {
+        writeln!(large, "{number:07}").unwrap();
+    }
+    let rows = [
+        ("/list", 200, "a list"),
+        ("/large", 200, &large),
+        ("/closed", 200, "closed"),
+        ("/large-closed", 200, &large),
+        ("/newline", 200, "\n"),
+        ("/newline-list", 200, "\n"),
+        ("/empty", 200, ""),
+        ("/stream", 200, "stream"),
+        ("/none", 204, ""),
+        ("/reset", 205, ""),
+        ("/reset-closed", 205, ""),
+        ("/same", 304, ""),
+    ];
+    let check = |method: &str, (path, status, text): (&str, u16, &str)| {
+        let answer = server.request(method, path, &[], b"");
+        let text = if method == "HEAD" { "" } else { text };
+        let is_right = answer.status == status && answer.text() == text;
+        assert!(is_right, "{method} {path}: {answer}");
+    };
+    for first in rows {
+        for method in ["GET", "HEAD", "POST"] {
+            check(method, first);
+            check("GET", ("/list", 200, "a list"));
+            check("GET", ("/closed", 200, "closed"));
+        }
+        for path in ["/elsewhere", "/local"] {
+            let answer = server.get(path);
+            assert_eq!(answer.status, 302);
+            assert!(answer.text().contains("http://example.org/"), "{answer}");
+        }
+    }
+    // Clients that leave in the middle.
+    for (path, _, _) in rows {
+        let mut client = server.connect();
+        client.send(server.wire(format!("GET {path} HTTP/1.1\nHost: {{host}}").as_bytes()));
+        drop(client);
+        check("GET", ("/large", 200, &large));
+    }
+    let log = server.log();
+    assert!(
+        !log.contains("replaced") && !log.contains("more output"),
+        "{log}"
     );
 }
 
