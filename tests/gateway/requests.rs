@@ -68,6 +68,7 @@ fn no_request_hides_in_another() {
         .start();
     let hidden = "0\r\n\r\nGET /hidden HTTP/1.1\r\nHost: x\r\n\r\n";
     let mut rows = Rows::new();
+    let (mut all_heads, mut all_answers) = (0, 0);
     for fields in [
         "Content-Length: 4\r\nTransfer-Encoding: chunked\r\n",
         "Transfer-Encoding: chunked\r\nContent-Length: 4\r\n",
@@ -112,13 +113,16 @@ fn no_request_hides_in_another() {
                 });
                 named && framings.count() <= 1 && !head.contains('_')
             };
-            // What this server takes for a request is one for the application,
-            // and nothing else is.
-            let right = heads.len() <= answers && heads.iter().all(alone);
-            rows.check(fields, right, || format!("{method}: {answers} {heads:#?}"));
+            let right = heads.iter().all(alone);
+            rows.check(fields, right, || format!("{method}: {heads:#?}"));
+            all_answers += answers;
+            all_heads += heads.len();
         }
     }
     rows.done();
+    // What this server takes for a request is one for the application, and
+    // nothing else is. A head may be seen after the answer to a cut request.
+    assert!(all_heads <= all_answers, "{all_heads} of {all_answers}");
 }
 
 #[test]
