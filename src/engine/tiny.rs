@@ -82,6 +82,22 @@ struct Lane {
     waiting: VecDeque<tiny_http::Request>,
     /// Nothing more on this connection is a request.
     closed: bool,
+    /// The last answer is out, and nothing more is sent on this connection.
+    finished: bool,
+    /// Requests of another connection, which has come from the same port of the
+    /// client before this one was done with.
+    successor: VecDeque<tiny_http::Request>,
+}
+
+impl Lane {
+    /// The lane of the other connection, if there is one.
+    fn succeed(self) -> Option<Self> {
+        self.waiting.into_iter().for_each(discard);
+        (!self.successor.is_empty()).then(|| Self {
+            waiting: self.successor,
+            ..Self::default()
+        })
+    }
 }
 
 /// Starts an engine thread for each listener.
@@ -204,6 +220,15 @@ impl Shared {
                 return;
             }
             let overflows = !std::mem::replace(&mut lane.closed, true);
+            if lane.finished
+                && lane.successor.len() < MAX_PIPELINED
+                && self
+                    .find_socket(client)
+                    .is_ok_and(|socket| tcp::is_whole(&socket))
+            {
+                lane.successor.push_back(request);
+                return;
+            }
             drop(lanes);
             if overflows && let Ok(socket) = self.find_socket(client) {
                 // An answer left out would give the next request the wrong one.
@@ -228,10 +253,12 @@ impl Shared {
         let mut next = Some(first);
         while let Some(request) = next {
             let after = self.exchange(client, request).await;
-            if let After::Close = after {
-                break;
-            }
             let mut lanes = lock(&self.lanes);
+            if let After::Close = after
+                && let Some(lane) = lanes.remove(&client).and_then(Lane::succeed)
+            {
+                lanes.insert(client, lane);
+            }
             next = lanes
                 .get_mut(&client)
                 .and_then(|lane| lane.waiting.pop_front());
@@ -248,6 +275,13 @@ impl Shared {
     fn close_lane(&self, client: Client) {
         if let Some(lane) = lock(&self.lanes).get_mut(&client) {
             lane.closed = true;
+        }
+    }
+
+    /// Nothing more is sent on this connection.
+    fn finish_lane(&self, client: Client) {
+        if let Some(lane) = lock(&self.lanes).get_mut(&client) {
+            lane.finished = true;
         }
     }
 
@@ -276,8 +310,9 @@ struct LaneEnd<'a> {
 impl Drop for LaneEnd<'_> {
     fn drop(&mut self) {
         let lane = lock(&self.shared.lanes).remove(&self.client);
-        for request in lane.into_iter().flat_map(|lane| lane.waiting) {
-            discard(request);
+        if let Some(lane) = lane {
+            lane.waiting.into_iter().for_each(discard);
+            lane.successor.into_iter().for_each(discard);
         }
         self.shared.ended.notify_waiters();
     }
@@ -345,7 +380,9 @@ impl Shared {
         };
         let answer = wire::await_answer(&*socket, &self.limits, &asked, &interims, answer).await;
         let Some(response) = answer else {
+            self.close_lane(client);
             tcp::close(&*socket);
+            self.finish_lane(client);
             slot.give_back().await;
             return After::Close;
         };
@@ -353,11 +390,14 @@ impl Shared {
         asked.keep_alive &= slot.answer_begins() && !self.is_stopping();
         let delivered = wire::deliver(&*socket, &self.limits, &asked, response).await;
         let keep_alive =
-            delivered.keep_alive && tcp::peer(&*socket) == Peer::Open && slot.drain().await;
+            delivered.keep_alive && tcp::peer(&*socket) != Peer::Gone && slot.drain().await;
         if !keep_alive {
             self.close_lane(client);
             if delivered.complete {
                 tcp::finish(&*socket);
+            }
+            self.finish_lane(client);
+            if delivered.complete {
                 // Content that is still coming must not turn the client's view
                 // of the answer into a reset.
                 slot.drain().await;
