@@ -446,7 +446,10 @@ def offers(module):
     """What else could have been meant."""
     own = [name for name, value in vars(module).items()
            if callable(value) and not name.startswith("_")
-           and getattr(value, "__module__", module.__name__) == module.__name__]
+           and (name in DEFAULT_NAMES
+                or getattr(value, "__module__", module.__name__) == module.__name__)]
+    # Most likely one of these, which may be an object of a framework.
+    own.sort(key=lambda name: name not in DEFAULT_NAMES)
     return "; it has: " + ", ".join(own[:8]) if own else ""
 
 

@@ -121,7 +121,7 @@ class Failures(Case):
 
     def test_what_is_no_wsgi_application_is_told_at_once(self):
         rows = [
-            ("named:absent", "has no `absent`; it has: says, application, other, make, Class, holder"),
+            ("named:absent", "has no `absent`; it has: application, says, other, make, Class, holder"),
             ("named:holder.absent", "has no `holder.absent`"),
             ("empty", "has neither `application` nor `app`"),
             ("named:number", "`number` is not callable but int"),
