@@ -2,12 +2,15 @@
 //! and their end. What a fixed exchange of text shows is in tests/transcripts.
 
 use std::fs;
-use std::net::TcpStream;
+use std::io::{self, Read, Write};
+use std::net::{Ipv4Addr, SocketAddr, TcpStream};
+use std::thread;
 
+use rustix::net::{AddressFamily, SocketType, bind, connect, socket, sockopt};
 use rustix::process::Signal;
 
 use crate::support::{
-    Client, Process, Rows, Server, curl, eventually, first_core, needs, tiny_http_cannot,
+    Client, DEADLINE, Process, Rows, Server, curl, eventually, first_core, needs, tiny_http_cannot,
 };
 
 fn server() -> Server {
@@ -245,6 +248,44 @@ fn a_client_that_asks_for_the_end_gets_it() {
         assert!(connection.eq_ignore_ascii_case("close"), "{response}");
         assert!(client.is_closed());
     }
+}
+
+#[test]
+fn a_client_may_come_again_from_the_same_port_at_once() {
+    let server = server();
+    let come_again = || {
+        let mut port = 0;
+        for _ in 0..200 {
+            let Ok(mut stream) = connect_from(port, server.address()) else {
+                // Somebody else has got the port.
+                port = 0;
+                continue;
+            };
+            port = stream.local_addr().expect("it is connected").port();
+            let request = server.wire(b"GET /hello.txt HTTP/1.1\nHost: {host}\nConnection: close");
+            stream.write_all(&request).expect("it is taken");
+            let mut answer = String::new();
+            stream.read_to_string(&mut answer).expect("an answer");
+            assert!(answer.ends_with("\r\n\r\nhello\n"), "{answer:?}");
+        }
+    };
+    // Together they keep the machine busy, so that the server is late with something.
+    thread::scope(|scope| {
+        for _ in 0..8 {
+            scope.spawn(come_again);
+        }
+    });
+}
+
+/// Port 0 is any free one.
+fn connect_from(port: u16, server: SocketAddr) -> io::Result<TcpStream> {
+    let socket = socket(AddressFamily::INET, SocketType::STREAM, None)?;
+    sockopt::set_socket_reuseaddr(&socket, true)?;
+    bind(&socket, &SocketAddr::from((Ipv4Addr::LOCALHOST, port)))?;
+    connect(&socket, &server)?;
+    let stream = TcpStream::from(socket);
+    stream.set_read_timeout(Some(DEADLINE))?;
+    Ok(stream)
 }
 
 #[test]

@@ -19,11 +19,6 @@ const WATCH_POLL: Duration = Duration::from_millis(200);
 /// it is not known that it waits, counts as gone after so long.
 const HALF_CLOSED: Duration = Duration::from_millis(500);
 
-const ESTABLISHED: u8 = 1;
-const FIN_WAIT_1: u8 = 4;
-const FIN_WAIT_2: u8 = 5;
-const CLOSE_WAIT: u8 = 8;
-
 /// The client's side of a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Peer {
@@ -77,20 +72,16 @@ fn has_left(socket: &impl AsFd, owed: bool) -> bool {
 /// The state of the connection. It shows a FIN behind requests that nobody has
 /// read yet, which a read or its readiness would not.
 pub fn peer(socket: &impl AsFd) -> Peer {
+    const ESTABLISHED: u8 = 1;
+    const FIN_WAIT_1: u8 = 4;
+    const FIN_WAIT_2: u8 = 5;
+    const CLOSE_WAIT: u8 = 8;
     match info(socket).map(|info| info.tcpi_state) {
         // FIN_WAIT: we have closed our sending side ourselves.
         Some(ESTABLISHED | FIN_WAIT_1 | FIN_WAIT_2) => Peer::Open,
         Some(CLOSE_WAIT) => Peer::HalfClosed,
         _ => Peer::Gone,
     }
-}
-
-/// Whether this side has not been closed.
-pub fn is_whole(socket: &impl AsFd) -> bool {
-    matches!(
-        info(socket).map(|info| info.tcpi_state),
-        Some(ESTABLISHED | CLOSE_WAIT)
-    )
 }
 
 /// The bytes that the client has acknowledged since the connection began.

@@ -82,8 +82,8 @@ struct Lane {
     waiting: VecDeque<tiny_http::Request>,
     /// Nothing more on this connection is a request.
     closed: bool,
-    /// The last answer is out, and nothing more is sent on this connection.
-    finished: bool,
+    /// Which connection it is, once that was looked up.
+    id: Option<u64>,
     /// Requests of another connection, which has come from the same port of the
     /// client before this one was done with.
     successor: VecDeque<tiny_http::Request>,
@@ -215,20 +215,20 @@ impl Shared {
         let client = (remote, port);
         let mut lanes = lock(&self.lanes);
         if let Some(lane) = lanes.get_mut(&client) {
+            let id = self.find_socket(client).ok().and_then(|socket| socket.id());
+            if lane.id.is_some() && id.is_some() && lane.id != id {
+                if lane.successor.len() < MAX_PIPELINED {
+                    lane.successor.push_back(request);
+                } else {
+                    discard(request);
+                }
+                return;
+            }
             if !lane.closed && lane.waiting.len() < MAX_PIPELINED {
                 lane.waiting.push_back(request);
                 return;
             }
             let overflows = !std::mem::replace(&mut lane.closed, true);
-            if lane.finished
-                && lane.successor.len() < MAX_PIPELINED
-                && self
-                    .find_socket(client)
-                    .is_ok_and(|socket| tcp::is_whole(&socket))
-            {
-                lane.successor.push_back(request);
-                return;
-            }
             drop(lanes);
             if overflows && let Ok(socket) = self.find_socket(client) {
                 // An answer left out would give the next request the wrong one.
@@ -275,13 +275,6 @@ impl Shared {
     fn close_lane(&self, client: Client) {
         if let Some(lane) = lock(&self.lanes).get_mut(&client) {
             lane.closed = true;
-        }
-    }
-
-    /// Nothing more is sent on this connection.
-    fn finish_lane(&self, client: Client) {
-        if let Some(lane) = lock(&self.lanes).get_mut(&client) {
-            lane.finished = true;
         }
     }
 
@@ -353,6 +346,9 @@ impl Shared {
             discard(request);
             return After::Close;
         };
+        if let Some(lane) = lock(&self.lanes).get_mut(&client) {
+            lane.id = socket.id();
+        }
         // The library waits for content with the same timer.
         socket.set_idle(self.limits.idle.max(self.limits.body.most));
         let connection = Connection {
@@ -382,7 +378,6 @@ impl Shared {
         let Some(response) = answer else {
             self.close_lane(client);
             tcp::close(&*socket);
-            self.finish_lane(client);
             slot.give_back().await;
             return After::Close;
         };
@@ -395,9 +390,6 @@ impl Shared {
             self.close_lane(client);
             if delivered.complete {
                 tcp::finish(&*socket);
-            }
-            self.finish_lane(client);
-            if delivered.complete {
                 // Content that is still coming must not turn the client's view
                 // of the answer into a reset.
                 slot.drain().await;

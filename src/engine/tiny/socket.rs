@@ -61,6 +61,12 @@ impl Socket {
         Err(io::ErrorKind::NotConnected.into())
     }
 
+    /// Another one for each connection that is open, even from the same port of
+    /// the same client.
+    pub fn id(&self) -> Option<u64> {
+        rustix::fs::fstat(&self.fd).ok().map(|stat| stat.st_ino)
+    }
+
     async fn room(&self) -> io::Result<()> {
         if self.ready.get().is_none() {
             let ready = os::watch(self.fd.try_clone()?, Interest::WRITABLE)?;
