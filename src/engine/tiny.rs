@@ -246,9 +246,10 @@ impl Shared {
     }
 
     async fn run_lane(self: Arc<Self>, client: Client, first: tiny_http::Request) {
-        let end = LaneEnd {
+        let mut end = LaneEnd {
             shared: &self,
             client,
+            removed: false,
         };
         let mut next = Some(first);
         while let Some(request) = next {
@@ -266,9 +267,9 @@ impl Shared {
                 // Under the same lock, so that a request that comes now finds
                 // no lane and begins one.
                 lanes.remove(&client);
+                end.removed = true;
             }
         }
-        drop(end);
     }
 
     /// Nothing that follows on this connection is a request.
@@ -298,12 +299,15 @@ impl Shared {
 struct LaneEnd<'a> {
     shared: &'a Shared,
     client: Client,
+    /// What has the lane's place now is another one.
+    removed: bool,
 }
 
 impl Drop for LaneEnd<'_> {
     fn drop(&mut self) {
-        let lane = lock(&self.shared.lanes).remove(&self.client);
-        if let Some(lane) = lane {
+        if !self.removed
+            && let Some(lane) = lock(&self.shared.lanes).remove(&self.client)
+        {
             lane.waiting.into_iter().for_each(discard);
             lane.successor.into_iter().for_each(discard);
         }

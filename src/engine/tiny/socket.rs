@@ -42,13 +42,19 @@ impl Socket {
             .unwrap_or(RawFd::MAX);
         for raw in hint.into_iter().chain(3..limit) {
             // SAFETY: the number may name anything or nothing; it is only asked
-            // for its addresses. The one that matches is held open by the
-            // library for as long as the caller holds the request.
+            // for its addresses, and duplicated if they match.
             let fd = unsafe { BorrowedFd::borrow_raw(raw) };
-            let Some(local) = addresses_match(fd, remote, port) else {
+            if addresses_match(fd, remote, port).is_none() {
+                continue;
+            }
+            // The library has several for a connection, and may have closed this
+            // one since, or opened something else at its number.
+            let Ok(fd) = fd.try_clone_to_owned() else {
                 continue;
             };
-            let fd = fd.try_clone_to_owned()?;
+            let Some(local) = addresses_match(fd.as_fd(), remote, port) else {
+                continue;
+            };
             return Ok((
                 Self {
                     fd,
