@@ -21,6 +21,7 @@ pub mod spawn;
 mod stderr;
 mod stdin;
 pub mod sticky;
+pub mod stream;
 pub mod unchunk;
 pub mod upstream;
 mod uwsgi;

@@ -21,8 +21,9 @@ use tokio::sync::{mpsc, oneshot};
 
 pub use job::{Job, JobOptions};
 
-use crate::gateway::backend::{Address, Backend, Resting};
+use crate::gateway::backend::{Address, Backend};
 use crate::gateway::process::Processes;
+use crate::gateway::stream::Resting;
 use crate::log::Log;
 use crate::private_folder::{self, PrivateFolder};
 use keeper::Keeper;

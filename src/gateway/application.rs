@@ -24,13 +24,14 @@ use tokio::time::{Instant, sleep, sleep_until, timeout};
 use super::attempt::{
     Failed, Party, Place, Progress, RETRY_AFTER, Rounds, TIMEOUT, TRY_WAIT, plain,
 };
-use super::backend::{self, Backend, Resting, Stream, Turn};
+use super::backend::{self, Backend, Turn};
 use super::cgi::{self, Nothing, Outcome};
 use super::content::Content;
 use super::fastcgi::{self, Event, ProtocolStatus, Records, Role};
 use super::reply::{Block, HeadReader, Invalid, Kind, Reply};
 use super::route::{Staff, Target, Wire};
 use super::sticky::{Pull, Sticky};
+use super::stream::{Resting, Stream};
 use super::unchunk::Unchunk;
 use super::variables::{self, Facts, Variable};
 use super::{scgi, uwsgi};

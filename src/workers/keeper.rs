@@ -19,9 +19,10 @@ use super::job::Job;
 use super::worker::{End, Leave, News, Worker};
 use super::{Options, Order, wsgi};
 use crate::error::{Area, Diagnosis};
-use crate::gateway::backend::{Backend, Resting};
+use crate::gateway::backend::Backend;
 use crate::gateway::process::{Ended, Processes};
 use crate::gateway::spawn::SpawnError;
+use crate::gateway::stream::Resting;
 use crate::log::{Log, escape};
 
 /// A worker that ends sooner was no start (C168).
