@@ -17,6 +17,7 @@ pub mod reply;
 pub mod route;
 mod scgi;
 pub mod script;
+mod sending;
 pub mod spawn;
 mod stderr;
 mod stdin;

@@ -10,15 +10,13 @@ use std::cell::RefCell;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::{Buf, Bytes, BytesMut};
+use bytes::Bytes;
 use http::header::{CONTENT_TYPE, HeaderValue};
 use http::request::Parts;
 use http::{HeaderMap, Method, StatusCode};
-use tokio::sync::oneshot;
-use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 
 use super::attempt::{
@@ -30,6 +28,7 @@ use super::content::Content;
 use super::fastcgi::{self, Event, ProtocolStatus, Records, Role};
 use super::reply::{Block, HeadReader, Invalid, Kind, Reply};
 use super::route::{Staff, Target, Wire};
+use super::sending::{Framing, Sending, Upload};
 use super::sticky::{Pull, Sticky};
 use super::stream::{Resting, Stream};
 use super::unchunk::Unchunk;
@@ -289,18 +288,11 @@ impl Shared {
         head.map(|head| Box::from(&head[..]))
     }
 
-    /// A piece of the content as it goes out.
-    fn framed(&self, out: &mut BytesMut, piece: &[u8]) {
+    /// How the content goes out.
+    fn framing(&self) -> Framing {
         match self.protocol {
-            Wire::FastCgi => fastcgi::stdin(out, piece),
-            Wire::Scgi | Wire::Uwsgi(..) => out.extend_from_slice(piece),
-        }
-    }
-
-    /// What goes out after the content.
-    fn end_of_content(&self, out: &mut BytesMut) {
-        if self.protocol == Wire::FastCgi {
-            fastcgi::stdin_end(out);
+            Wire::FastCgi => Framing::Records,
+            Wire::Scgi | Wire::Uwsgi(..) => Framing::Bare,
         }
     }
 
@@ -330,10 +322,10 @@ impl Shared {
             *place = Place::of(&turn);
             connected.map_err(|trouble| Failed::to_connect(&mut turn, &trouble))?
         };
-        let mut sending = Sending::new(self, head, content);
+        let mut sending = Sending::new(self.framing(), head, content);
         // Only what goes out as a whole can be left to itself.
-        let repeatable = facts.head.method.is_idempotent() && sending.ended;
-        turn.notice_silence(&stream, sending.ended, repeatable);
+        let repeatable = facts.head.method.is_idempotent() && sending.has_all();
+        turn.notice_silence(&stream, sending.has_all(), repeatable);
         let brief = turn.try_time(self.options.answer).filter(|_| repeatable);
         let limit = brief.or(self.options.answer);
         let mut exchange = Exchange {
@@ -379,7 +371,7 @@ impl Shared {
             _ if exchange.peer.heard || failed.reason == TIMEOUT && !failed.hung => {
                 Progress::Answered
             }
-            _ if sending.head_left > 0 => Progress::NotSent,
+            _ if sending.is_incomplete() => Progress::NotSent,
             _ => Progress::Sent,
         };
         // An idle connection may end at any moment; that says nothing about
@@ -394,138 +386,6 @@ impl Shared {
 struct Answer {
     reply: Reply,
     rest: Bytes,
-}
-
-/// The request on its way out.
-struct Sending {
-    shared: Arc<Shared>,
-    /// Goes out next.
-    pending: BytesMut,
-    /// What of it is the head.
-    head_left: usize,
-    /// All of the content is in `pending` or out.
-    ended: bool,
-    /// The application takes no more; that is no failure (C68).
-    refused: bool,
-    /// When something went out last.
-    moved: Arc<Mutex<Instant>>,
-}
-
-impl Sending {
-    /// What is there already goes out with the head.
-    fn new(shared: &Arc<Shared>, head: &[u8], content: &mut Content) -> Self {
-        content.want();
-        let mut pending = BytesMut::from(head);
-        while let Some(piece) = content.next_at_hand() {
-            shared.framed(&mut pending, &piece);
-        }
-        let ended = content.is_taken();
-        if ended {
-            shared.end_of_content(&mut pending);
-        }
-        Self {
-            shared: Arc::clone(shared),
-            pending,
-            head_left: head.len(),
-            ended,
-            refused: false,
-            moved: Arc::new(Mutex::new(Instant::now())),
-        }
-    }
-
-    fn last_moved(&self) -> Instant {
-        *self.moved.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn is_done(&self) -> bool {
-        self.refused || self.ended && self.pending.is_empty()
-    }
-
-    /// Sends all there is. Dropping the future loses nothing.
-    async fn send(&mut self, stream: &Stream, content: &mut Content) -> Result<(), BodyError> {
-        while !self.is_done() {
-            if self.pending.is_empty() {
-                if let Some(piece) = content.next().await {
-                    self.shared.framed(&mut self.pending, &piece?);
-                    // Together, if it is known: an application that counts bytes
-                    // may have ended before an end that comes late, and would
-                    // find it where its next request should begin.
-                    self.ended = content.is_taken();
-                } else {
-                    self.ended = true;
-                }
-                if self.ended {
-                    self.shared.end_of_content(&mut self.pending);
-                }
-                continue;
-            }
-            match stream.try_write(&self.pending) {
-                Ok(written) => {
-                    self.pending.advance(written);
-                    self.head_left = self.head_left.saturating_sub(written);
-                    if self.pending.is_empty() {
-                        // The wait for the answer may be long.
-                        self.pending = BytesMut::new();
-                    }
-                    *self.moved.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
-                }
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                    if stream.writable().await.is_err() {
-                        self.refused = true;
-                    }
-                }
-                // What it has answered until now can still be read.
-                Err(_) => self.refused = true,
-            }
-        }
-        Ok(())
-    }
-}
-
-/// The request's content while the answer is sent on.
-enum Upload {
-    Done,
-    /// The application took not all of it.
-    Refused,
-    /// A task sends it, so that it goes on while the client takes no data.
-    Running {
-        task: JoinHandle<()>,
-        /// Whether the application took all of it.
-        result: oneshot::Receiver<Result<bool, BodyError>>,
-        moved: Arc<Mutex<Instant>>,
-    },
-}
-
-impl Upload {
-    /// Whether the application took all of it, once that is known. Dropping
-    /// the future loses nothing.
-    async fn result(&mut self) -> Result<bool, BodyError> {
-        match self {
-            Self::Running { result, .. } => match result.await {
-                Ok(taken) => taken,
-                Err(_ended) => Ok(false),
-            },
-            Self::Done | Self::Refused => std::future::pending().await,
-        }
-    }
-
-    fn last_moved(&self) -> Option<Instant> {
-        match self {
-            Self::Running { moved, .. } => {
-                Some(*moved.lock().unwrap_or_else(PoisonError::into_inner))
-            }
-            Self::Done | Self::Refused => None,
-        }
-    }
-}
-
-impl Drop for Upload {
-    fn drop(&mut self) {
-        if let Self::Running { task, .. } = self {
-            task.abort();
-        }
-    }
 }
 
 /// Why there is no more output although it has not ended.
@@ -673,32 +533,11 @@ impl Exchange {
             .expect("present until the answer ends")
     }
 
-    /// The rest of the content goes out in a task of its own, so that it does
-    /// also while the client takes no data.
-    fn go_on_sending(&mut self, mut sending: Sending, mut content: Content) {
-        if sending.refused {
-            self.upload = Upload::Refused;
-            return;
+    /// The rest of the content goes out also while the client takes no data.
+    fn go_on_sending(&mut self, sending: Sending, content: Content) {
+        if let Some(stream) = &self.stream {
+            self.upload = Upload::start(sending, content, stream);
         }
-        if sending.is_done() {
-            return;
-        }
-        let Some(stream) = self.stream.clone() else {
-            return;
-        };
-        let moved = Arc::clone(&sending.moved);
-        let (report, result) = oneshot::channel();
-        let task = tokio::spawn(async move {
-            let sent = sending.send(&stream, &mut content).await;
-            // Whoever hears of it may want it for itself.
-            drop(stream);
-            let _ = report.send(sent.map(|()| !sending.refused));
-        });
-        self.upload = Upload::Running {
-            task,
-            result,
-            moved,
-        };
     }
 
     /// The next output of the body.
