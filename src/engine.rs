@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use self::patience::Patience;
 
+pub mod chunked;
 pub mod framing;
 pub mod http1;
 pub mod listener;

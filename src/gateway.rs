@@ -10,7 +10,7 @@ pub mod cgi;
 mod content;
 mod diagnosis;
 mod fastcgi;
-mod listening;
+pub mod http;
 pub mod process;
 mod proxy;
 pub mod reply;

@@ -25,7 +25,6 @@ use crate::gateway::process::Processes;
 use crate::gateway::route::{Pattern, Role, Route, Routes, Staff, Target, Wire};
 use crate::gateway::script::{self, Scripts};
 use crate::gateway::spawn::close_inherited;
-use crate::gateway::stream::Resting;
 use crate::gateway::upstream::Upstream;
 use crate::gateway::variables::{Environment, EnvironmentOptions};
 use crate::gateway::warm::{self, Warm};
@@ -344,7 +343,7 @@ struct Staffing {
     options: JobOptions,
     workers: usize,
     folder: Option<Arc<Folder>>,
-    ready: Vec<(Job, Places, Arc<Backend<Resting>>)>,
+    ready: Vec<(Job, Places, Arc<Backend>)>,
 }
 
 impl Staffing {
@@ -413,7 +412,7 @@ impl Staffing {
         Ok(Some((job, places)))
     }
 
-    fn add(&mut self, staff: Option<(Job, Places)>, backend: &Arc<Backend<Resting>>) {
+    fn add(&mut self, staff: Option<(Job, Places)>, backend: &Arc<Backend>) {
         self.ready
             .extend(staff.map(|(job, places)| (job, places, Arc::clone(backend))));
     }

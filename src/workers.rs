@@ -23,7 +23,6 @@ pub use job::{Job, JobOptions};
 
 use crate::gateway::backend::{Address, Backend};
 use crate::gateway::process::Processes;
-use crate::gateway::stream::Resting;
 use crate::log::Log;
 use crate::private_folder::{self, PrivateFolder};
 use keeper::Keeper;
@@ -99,7 +98,7 @@ impl Workers {
         job: Job,
         options: Options,
         places: Places,
-        backend: &Arc<Backend<Resting>>,
+        backend: &Arc<Backend>,
         processes: &Processes,
         log: &Log,
     ) -> Self {

@@ -91,7 +91,7 @@ fn transfer_coding(headers: &HeaderMap) -> Result<(), Fault> {
 }
 
 /// Digits only: no sign, no space, no hexadecimal (RFC 9110 §8.6).
-fn decimal(text: &[u8]) -> Option<u64> {
+pub fn decimal(text: &[u8]) -> Option<u64> {
     let digits = !text.is_empty() && text.iter().all(u8::is_ascii_digit);
     digits
         .then(|| std::str::from_utf8(text).ok()?.parse().ok())
@@ -312,7 +312,7 @@ fn decimal_digits(head: &mut Vec<u8>, number: u64) {
 
 /// Names are sent in the case they are known in: equal for the protocol, and
 /// what people and old clients expect to see.
-fn field(head: &mut Vec<u8>, name: &str, value: &[u8]) {
+pub fn field(head: &mut Vec<u8>, name: &str, value: &[u8]) {
     match name {
         "etag" => head.extend_from_slice(b"ETag"),
         "www-authenticate" => head.extend_from_slice(b"WWW-Authenticate"),

@@ -26,7 +26,6 @@ use crate::log::Log;
 use crate::os;
 use crate::service::Service;
 
-mod chunked;
 mod connection;
 mod content;
 #[cfg(fuzzing)]

@@ -6,7 +6,6 @@
 //! Content and answer move at the same time, so that neither waits for the
 //! other to end (C67).
 
-use std::cell::RefCell;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
@@ -17,10 +16,10 @@ use bytes::Bytes;
 use http::header::{CONTENT_TYPE, HeaderValue};
 use http::request::Parts;
 use http::{HeaderMap, Method, StatusCode};
-use tokio::time::{Instant, sleep, sleep_until, timeout};
+use tokio::time::{Instant, sleep, timeout};
 
 use super::attempt::{
-    Failed, Party, Place, Progress, RETRY_AFTER, Rounds, TIMEOUT, TRY_WAIT, plain,
+    self, Failed, Party, Place, Progress, RETRY_AFTER, Rounds, TIMEOUT, TRY_WAIT, plain, until,
 };
 use super::backend::{self, Backend, Turn};
 use super::cgi::{self, Nothing, Outcome};
@@ -52,10 +51,6 @@ const WORKER_WAIT: Duration = Duration::from_secs(60);
 /// waits for.
 const LEFT_POLL: Duration = Duration::from_millis(50);
 
-thread_local! {
-    static ARRIVAL: RefCell<Box<[u8]>> = RefCell::new(vec![0; READ_BYTES].into_boxed_slice());
-}
-
 /// How applications are asked.
 #[derive(Clone, Copy, Debug)]
 pub struct Options {
@@ -81,7 +76,7 @@ struct Shared {
     name: &'static str,
     /// Its answers may hold the private fields of our own worker code.
     trusted: bool,
-    backend: Arc<Backend<Resting>>,
+    backend: Arc<Backend>,
     /// Connections outlive a request.
     keep: bool,
     /// The document root as the application sees it (C172).
@@ -142,7 +137,7 @@ impl Application {
     }
 
     /// Its addresses, for whoever starts workers there.
-    pub fn backend(&self) -> &Arc<Backend<Resting>> {
+    pub fn backend(&self) -> &Arc<Backend> {
         &self.shared.backend
     }
 
@@ -300,7 +295,7 @@ impl Shared {
     /// answer up to the end of the header.
     async fn ask(
         self: &Arc<Self>,
-        mut turn: Turn<Resting>,
+        mut turn: Turn,
         place: &mut Place,
         facts: Facts<'_>,
         head: &[u8],
@@ -515,18 +510,13 @@ impl Exchange {
     /// Nobody waits for the answer any more; that one comes still tells that the
     /// address is back.
     fn leave(&mut self) {
-        if let (Some(mut turn), Some(stream)) = (self.peer.turn.take(), self.stream.take()) {
+        if let (Some(turn), Some(stream)) = (self.peer.turn.take(), self.stream.take()) {
             let limit = self.peer.shared.options.answer.unwrap_or(TRY_WAIT);
-            tokio::spawn(async move {
-                match timeout(limit, has_word(&stream)).await {
-                    Ok(true) => turn.succeeded(),
-                    Ok(false) | Err(_) => turn.hung("no answer to a try"),
-                }
-            });
+            tokio::spawn(attempt::wait_for_word(turn, stream, limit));
         }
     }
 
-    fn turn(&mut self) -> &mut Turn<Resting> {
+    fn turn(&mut self) -> &mut Turn {
         self.peer
             .turn
             .as_mut()
@@ -627,7 +617,7 @@ struct Peer {
     shared: Arc<Shared>,
     subject: String,
     address: String,
-    turn: Option<Turn<Resting>>,
+    turn: Option<Turn>,
     incoming: Incoming,
     /// What came with the answer's first byte, from our own worker code.
     file: Option<OwnedFd>,
@@ -650,33 +640,18 @@ impl Peer {
                 }
             }
             let Self { incoming, file, .. } = self;
-            let with_file = self.shared.trusted && !self.heard;
-            let read = ARRIVAL.with_borrow_mut(|arrival| {
-                let read = if with_file {
-                    stream.try_read_with_file(arrival, file)?
-                } else {
-                    stream.try_read(arrival)?
-                };
-                if read > 0 {
-                    incoming.push(&arrival[..read]);
+            let file = (self.shared.trusted && !self.heard).then_some(file);
+            let read = stream.receive(file, |bytes| {
+                if !bytes.is_empty() {
+                    incoming.push(bytes);
                 }
-                Ok(read)
             });
-            match read {
+            match read.await {
                 Ok(0) if self.incoming.ends_with_connection() => return Ok(None),
                 Ok(0) => return Err(Stop::Closed(None)),
                 Ok(_) => {}
-                Err(error) => match io::Error::kind(&error) {
-                    io::ErrorKind::Interrupted => {}
-                    io::ErrorKind::WouldBlock => {
-                        stream
-                            .readable()
-                            .await
-                            .map_err(|error| Stop::Closed(Some(error)))?;
-                    }
-                    // A reset is a truncation (C176).
-                    _ => return Err(Stop::Closed(Some(error))),
-                },
+                // A reset is a truncation (C176).
+                Err(error) => return Err(Stop::Closed(Some(error))),
             }
         }
     }
@@ -784,21 +759,9 @@ impl Drop for Exchange {
     }
 }
 
-/// Waits until the application says something; false if it ends instead.
-async fn has_word(stream: &Stream) -> bool {
-    while stream.readable().await.is_ok() {
-        match stream.try_read(&mut [0]) {
-            Ok(read) => return read > 0,
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-            Err(_) => return false,
-        }
-    }
-    false
-}
-
 /// Holds the turn of a request that was given up until the worker has closed its
 /// end. What the worker writes fails.
-async fn wait_for_end(mut turn: Turn<Resting>, stream: Resting, limit: Option<Duration>) {
+async fn wait_for_end(mut turn: Turn, stream: Resting, limit: Option<Duration>) {
     let give_up = limit.map(|limit| Instant::now() + limit);
     stream.take_no_more();
     while !stream.is_closed_by_peer() {
@@ -814,7 +777,7 @@ async fn wait_for_end(mut turn: Turn<Resting>, stream: Resting, limit: Option<Du
 /// before they look for another request libfcgi (for 2 s) and php-cgi (for ever)
 /// wait until we have closed our end; that of the worker can't be seen then. But
 /// it is done when it comes for another connection, on which there is nothing.
-async fn wait_for_next(mut turn: Turn<Resting>, limit: Option<Duration>) {
+async fn wait_for_next(mut turn: Turn, limit: Option<Duration>) {
     let give_up = limit.map(|limit| Instant::now() + limit);
     let Ok(next) = turn.connect().await.map(Stream::rest) else {
         return;
@@ -826,17 +789,6 @@ async fn wait_for_next(mut turn: Turn<Resting>, limit: Option<Duration>) {
             return;
         }
         sleep(LEFT_POLL).await;
-    }
-}
-
-/// The time limit that is over, once it is.
-async fn until(deadline: Option<(Instant, Duration)>) -> Duration {
-    match deadline {
-        Some((deadline, limit)) => {
-            sleep_until(deadline).await;
-            limit
-        }
-        None => std::future::pending().await,
     }
 }
 

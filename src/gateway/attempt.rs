@@ -6,9 +6,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use http::StatusCode;
+use tokio::time::{Instant, sleep_until, timeout};
 
-use super::backend::{Backend, Kept, Trouble, Turn};
+use super::backend::{Backend, Trouble, Turn};
 use super::sticky::Pull;
+use super::stream::Stream;
 use crate::error::{Area, Diagnosis, Fault};
 use crate::log::Log;
 use crate::message::BodyError;
@@ -100,7 +102,7 @@ impl<'a> Rounds<'a> {
     }
 
     /// A turn at an address that was not tried yet.
-    pub async fn turn<K: Kept>(&self, backend: &Arc<Backend<K>>) -> Result<Turn<K>, Fault> {
+    pub async fn turn(&self, backend: &Arc<Backend>) -> Result<Turn, Fault> {
         let turn = backend.turn(&self.tried, self.idempotent, self.pull).await;
         turn.map_err(|trouble| self.party.no_turn(&trouble))
     }
@@ -142,7 +144,7 @@ pub struct Place {
 }
 
 impl Place {
-    pub fn of<K: Kept>(turn: &Turn<K>) -> Self {
+    pub fn of(turn: &Turn) -> Self {
         Self {
             index: turn.index(),
             address: turn.address().to_string(),
@@ -201,7 +203,7 @@ impl Failed {
     }
 
     /// No connection could be made (C162). The address rests for it.
-    pub fn to_connect<K: Kept>(turn: &mut Turn<K>, trouble: &Trouble) -> Self {
+    pub fn to_connect(turn: &mut Turn, trouble: &Trouble) -> Self {
         let what = trouble.what();
         let failed = match trouble {
             Trouble::Refused(_) => Self {
@@ -250,7 +252,7 @@ impl Failed {
 
     /// What takes too long would take no less elsewhere, unless it is the
     /// address that hangs.
-    pub fn weigh_silence<K: Kept>(&mut self, turn: &Turn<K>) {
+    pub fn weigh_silence(&mut self, turn: &Turn) {
         if self.reason == TIMEOUT && turn.is_silent() {
             self.hung = true;
             self.progress = Progress::Sent;
@@ -283,7 +285,7 @@ impl Failed {
     }
 
     /// Tells the address what it is to blame for.
-    pub fn blame<K: Kept>(&self, turn: &mut Turn<K>) {
+    pub fn blame(&self, turn: &mut Turn) {
         if self.reason == TIMEOUT && turn.is_staffed() {
             turn.stuck();
         } else if self.hung {
@@ -343,4 +345,36 @@ pub fn plain(error: &io::Error) -> String {
     let text = error.to_string();
     let end = text.find(" (os error").unwrap_or(text.len());
     text[..end].to_lowercase()
+}
+
+/// The time limit that is over, once it is.
+pub async fn until(deadline: Option<(Instant, Duration)>) -> Duration {
+    match deadline {
+        Some((deadline, limit)) => {
+            sleep_until(deadline).await;
+            limit
+        }
+        None => std::future::pending().await,
+    }
+}
+
+/// After a try that nobody waits for any more: that an answer comes still tells
+/// that the address is back.
+pub async fn wait_for_word(mut turn: Turn, stream: Arc<Stream>, limit: Duration) {
+    match timeout(limit, has_word(&stream)).await {
+        Ok(true) => turn.succeeded(),
+        Ok(false) | Err(_) => turn.hung("no answer to a try"),
+    }
+}
+
+/// Waits until the application says something; false if it ends instead.
+async fn has_word(stream: &Stream) -> bool {
+    while stream.readable().await.is_ok() {
+        match stream.try_read(&mut [0]) {
+            Ok(read) => return read > 0,
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+            Err(_) => return false,
+        }
+    }
+    false
 }

@@ -17,7 +17,7 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 
 use super::sticky::{Pull, hash};
-use super::stream::Stream;
+use super::stream::{Resting, Stream};
 use crate::error::Diagnosis;
 use crate::log::Log;
 
@@ -91,19 +91,6 @@ impl fmt::Display for Address {
     }
 }
 
-/// A connection that is kept for the next request.
-pub trait Kept: Send + 'static {
-    fn state(&self) -> KeptState;
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum KeptState {
-    Usable,
-    /// By another thread.
-    NotHere,
-    Closed,
-}
-
 /// What a backend is told.
 #[derive(Clone, Copy, Debug)]
 pub struct Options {
@@ -126,10 +113,10 @@ pub struct Options {
 }
 
 /// The addresses of one application.
-pub struct Backend<K> {
+pub struct Backend {
     /// For the log: the protocol.
     name: &'static str,
-    hosts: Vec<Host<K>>,
+    hosts: Vec<Host>,
     options: Options,
     /// Where the search for the least loaded starts, so that equals take turns.
     next: AtomicUsize,
@@ -142,14 +129,14 @@ pub struct Backend<K> {
     log: Log,
 }
 
-struct Host<K> {
+struct Host {
     address: Address,
     /// Of its name.
     hash: u64,
-    state: Mutex<State<K>>,
+    state: Mutex<State>,
 }
 
-struct State<K> {
+struct State {
     /// Requests that are with it.
     outstanding: usize,
     /// Those of them that wait on a new connection and have heard nothing yet:
@@ -162,7 +149,7 @@ struct State<K> {
     silent_since: Option<Instant>,
     /// When an answer began last.
     answered: Option<Instant>,
-    idle: Vec<(Instant, K)>,
+    idle: Vec<(Instant, Resting)>,
     /// A task is there that closes what is idle for too long.
     tended: bool,
     /// Since the last success.
@@ -240,7 +227,7 @@ pub enum Trouble {
     Exhausted(io::Error),
 }
 
-impl<K: Kept> Backend<K> {
+impl Backend {
     pub fn new(
         name: &'static str,
         addresses: Vec<Address>,
@@ -314,7 +301,7 @@ impl<K: Kept> Backend<K> {
         tried: &[usize],
         repeatable: bool,
         pull: Pull,
-    ) -> Result<Turn<K>, Trouble> {
+    ) -> Result<Turn, Trouble> {
         let give_up = Instant::now() + self.options.wait;
         loop {
             match self.choose(tried, repeatable, pull) {
@@ -340,7 +327,7 @@ impl<K: Kept> Backend<K> {
         tried: &[usize],
         repeatable: bool,
         pull: Pull,
-    ) -> Result<Turn<K>, Trouble> {
+    ) -> Result<Turn, Trouble> {
         let mut best: Option<(usize, Merit)> = None;
         let (mut busy, mut open, mut soonest) = (None, false, Duration::MAX);
         let start = self.next.fetch_add(1, Ordering::Relaxed);
@@ -412,7 +399,7 @@ impl<K: Kept> Backend<K> {
         is_try: bool,
         tried: &[usize],
         pull: Pull,
-    ) -> Option<Turn<K>> {
+    ) -> Option<Turn> {
         let mut state = self.hosts[at].lock();
         if state.work.closed || state.outstanding >= self.options.connections {
             return None;
@@ -440,7 +427,7 @@ impl<K: Kept> Backend<K> {
         self.hosts[at].hash
     }
 
-    fn count(&self, state: &mut State<K>, now: Instant) {
+    fn count(&self, state: &mut State, now: Instant) {
         state.outstanding += 1;
         state.unanswered += 1;
         state.silent_since.get_or_insert(now);
@@ -474,7 +461,7 @@ impl<K: Kept> Backend<K> {
 /// Which address, and what came of it.
 type Dialled = (usize, Result<Stream, Trouble>);
 
-impl<K> State<K> {
+impl State {
     /// How busy it is, to be compared; `may_be_hung` if its silence is to count.
     fn load(&self, now: Instant, may_be_hung: bool) -> usize {
         let silent = |since| now.saturating_duration_since(since) >= SILENCE;
@@ -512,7 +499,7 @@ impl Rest {
 }
 
 /// For whoever starts the workers that the addresses are.
-impl<K> Backend<K> {
+impl Backend {
     /// Returns when something about the workers has changed, or one is asked for.
     pub async fn news(&self) {
         self.news.notified().await;
@@ -559,13 +546,13 @@ impl<K> Backend<K> {
     }
 }
 
-impl<K> Host<K> {
+impl Host {
     fn has_answered_since(&self, then: Instant) -> bool {
         let answered = self.lock().answered;
         answered.is_some_and(|answered| answered > then)
     }
 
-    fn lock(&self) -> MutexGuard<'_, State<K>> {
+    fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -617,8 +604,8 @@ fn set_probes(stream: &TcpStream) -> io::Result<()> {
 }
 
 /// A request's turn at an address. Counted there until it is dropped.
-pub struct Turn<K: Kept> {
-    backend: Arc<Backend<K>>,
+pub struct Turn {
+    backend: Arc<Backend>,
     at: usize,
     /// Addresses that the request was at before.
     tried: Vec<usize>,
@@ -632,7 +619,7 @@ pub struct Turn<K: Kept> {
     unanswered: bool,
 }
 
-impl<K: Kept> Turn<K> {
+impl Turn {
     /// Which address, as [`Backend::turn`] wants it.
     pub fn index(&self) -> usize {
         self.at
@@ -652,20 +639,16 @@ impl<K: Kept> Turn<K> {
         self.backend.options.connect
     }
 
-    fn host(&self) -> &Host<K> {
+    fn host(&self) -> &Host {
         &self.backend.hosts[self.at]
     }
 
     /// A connection that was kept, if one is still good.
-    pub fn reuse(&mut self) -> Option<K> {
+    pub fn reuse(&mut self) -> Option<Resting> {
         let mut state = self.host().lock();
-        let mut at = state.idle.len();
-        while at > 0 {
-            at -= 1;
-            match state.idle[at].1.state() {
-                KeptState::Usable => return Some(state.idle.remove(at).1),
-                KeptState::NotHere => {}
-                KeptState::Closed => drop(state.idle.remove(at)),
+        while let Some((_, connection)) = state.idle.pop() {
+            if connection.is_usable() {
+                return Some(connection);
             }
         }
         None
@@ -767,7 +750,9 @@ impl<K: Kept> Turn<K> {
     /// One that is `repeatable` is given less time.
     pub fn notice_silence(&self, stream: &Stream, short: bool, repeatable: bool) {
         use rustix::net::sockopt;
-        let Stream::Tcp(stream) = stream else { return };
+        if let Stream::Unix(_) = stream {
+            return;
+        }
         let mut limit = self.backend.options.connect;
         if repeatable && self.backend.has_others() {
             limit = limit.min(UNACKNOWLEDGED);
@@ -896,7 +881,7 @@ impl<K: Kept> Turn<K> {
     /// Keeps the connection for the next request, unless somebody waits for
     /// the worker that it holds. Where the user has said how many connections
     /// there may be, each has a worker.
-    pub fn keep(mut self, connection: K) {
+    pub fn keep(mut self, connection: Resting) {
         self.heard();
         let Options {
             keep, connections, ..
@@ -915,7 +900,7 @@ impl<K: Kept> Turn<K> {
     }
 }
 
-impl<K: Kept> Drop for Turn<K> {
+impl Drop for Turn {
     fn drop(&mut self) {
         self.heard();
         let mut state = self.host().lock();
@@ -947,7 +932,7 @@ impl<K: Kept> Drop for Turn<K> {
 
 /// Connects to an address again and again: one that can't be reached rests until
 /// it can, and no request has to find out.
-async fn check<K: Kept>(backend: Weak<Backend<K>>, at: usize, period: Duration) {
+async fn check(backend: Weak<Backend>, at: usize, period: Duration) {
     loop {
         sleep(period).await;
         let Some(backend) = backend.upgrade() else {
@@ -989,7 +974,7 @@ async fn check<K: Kept>(backend: Weak<Backend<K>>, at: usize, period: Duration) 
 }
 
 /// Closes what is idle for too long.
-async fn tend<K: Kept>(backend: Arc<Backend<K>>, at: usize) {
+async fn tend(backend: Arc<Backend>, at: usize) {
     // If the runtime ends, the next connection that is kept starts another.
     let _tended = Tended(&backend.hosts[at]);
     loop {
@@ -1006,9 +991,9 @@ async fn tend<K: Kept>(backend: Arc<Backend<K>>, at: usize) {
     }
 }
 
-struct Tended<'a, K>(&'a Host<K>);
+struct Tended<'a>(&'a Host);
 
-impl<K> Drop for Tended<'_, K> {
+impl Drop for Tended<'_> {
     fn drop(&mut self) {
         self.0.lock().tended = false;
     }

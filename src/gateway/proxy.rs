@@ -1,13 +1,8 @@
 //! One request to an application that speaks HTTP itself (RFC 9110 §7.6: what a
-//! gateway does to a message). The library `hyper` reads and writes the
-//! protocol; this decides what is passed on.
+//! gateway does to a message).
 
 use std::fmt::Write as _;
-use std::pin::Pin;
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
-use std::task::{Context, Poll};
-use std::thread::{self, ThreadId};
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -18,29 +13,26 @@ use http::header::{
 use http::request::Parts;
 use http::uri::PathAndQuery;
 use http::{Method, StatusCode, Uri};
-use http_body::{Body as _, Frame, SizeHint};
-use hyper::body::Incoming;
-use hyper::client::conn::http1::{self, SendRequest};
-use hyper::ext::ReasonPhrase;
-use hyper_util::rt::TokioIo;
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
-use tokio::sync::{Mutex as AsyncMutex, mpsc};
-use tokio::task::JoinHandle;
-use tokio::time::{Instant, sleep_until, timeout};
-use tokio_rustls::TlsConnector;
-use tokio_rustls::rustls::pki_types::ServerName;
-use tokio_rustls::rustls::{ClientConfig, RootCertStore};
+use rustls::pki_types::ServerName;
+use rustls::{ClientConfig, RootCertStore};
+use tokio::sync::mpsc;
+use tokio::time::{Instant, timeout};
 
 use super::application::Options;
-use super::attempt::{Failed, Party, Place, Progress, Rounds, TRY_WAIT};
-use super::backend::{self, Address, Backend, Kept, KeptState, Turn};
+use super::attempt::{
+    self, Failed, Party, Place, Progress, Rounds, TIMEOUT, TRY_WAIT, plain, until,
+};
+use super::backend::{self, Address, Backend, Turn};
 use super::cgi::{Nothing, Outcome};
 use super::content::Content;
-use super::listening::Listening;
+use super::http::{self as answer, Arrived, Head, Taken};
 use super::reply::MAX_INTERIM_BYTES;
 use super::route::{Protocol, Target};
+use super::sending::{Framing, Sending, Upload};
 use super::sticky::{Pull, Sticky};
+use super::stream::{Stream, Tls};
 use super::variables::Facts;
+use crate::engine::framing;
 use crate::error::{Fault, StartError};
 use crate::log::Log;
 use crate::message::{
@@ -49,16 +41,10 @@ use crate::message::{
 };
 use crate::target::{UrlPath, encode_segment};
 
-/// Fields of an answer's header.
-const MAX_FIELDS: usize = 1000;
-/// How long a kept connection may take to be ready for a request.
-const MOMENT: Duration = Duration::from_millis(50);
 /// A request that has come through so many servers of this kind goes in circles.
 const MAX_HOPS: usize = 16;
 /// About what there is of an answer beside its fields.
 const STATUS_LINE_BYTES: usize = 20;
-/// What is read at once from a connection that has left HTTP.
-const TUNNEL_BYTES: usize = 16 << 10;
 
 /// What this server adds to Via.
 const PSEUDONYM: &[u8] = b"1.1 serve-here";
@@ -76,8 +62,8 @@ pub struct Proxy {
 
 struct Shared {
     protocol: Protocol,
-    backend: Arc<Backend<Sender>>,
-    tls: Option<TlsConnector>,
+    backend: Arc<Backend>,
+    tls: Option<Arc<ClientConfig>>,
     /// What the pattern's part of the path becomes.
     path: Option<UrlPath>,
     /// The Host field, and the name in the application's certificate.
@@ -85,37 +71,6 @@ struct Shared {
     sticky: Option<Sticky>,
     options: Options,
     log: Log,
-}
-
-/// The sending half of a connection. Its other half is a task of the thread's
-/// runtime, which may end before another thread's.
-struct Sender {
-    requests: SendRequest<Outgoing>,
-    thread: ThreadId,
-}
-
-impl Sender {
-    /// Right after an answer the library may need a moment, in which it may also
-    /// find the connection closed. It needs longer where the application has not
-    /// read all of a request that it has answered.
-    async fn ready(mut self) -> Option<Self> {
-        match timeout(MOMENT, self.requests.ready()).await {
-            Ok(Ok(())) => Some(self),
-            Ok(Err(_)) | Err(_) => None,
-        }
-    }
-}
-
-impl Kept for Sender {
-    fn state(&self) -> KeptState {
-        if self.requests.is_closed() {
-            KeptState::Closed
-        } else if self.thread == thread::current().id() {
-            KeptState::Usable
-        } else {
-            KeptState::NotHere
-        }
-    }
 }
 
 impl Proxy {
@@ -137,7 +92,7 @@ impl Proxy {
         };
         let protocol = target.protocol;
         let tls = match protocol {
-            Protocol::Https => Some(connector()?),
+            Protocol::Https => Some(Arc::new(trust()?)),
             _ => None,
         };
         let shared = Shared {
@@ -167,37 +122,28 @@ impl Proxy {
             return Err(Fault::new(StatusCode::LOOP_DETECTED).because(diagnosis));
         }
         let content = Content::as_it_comes(body, shared.options.max_body);
-        let content = content.map_err(|error| party.content_fault(&error))?;
-        let request = shared.request(&facts, content.is_there(), content.length());
-        let content = Arc::new(AsyncMutex::new(content));
+        let mut content = content.map_err(|error| party.content_fault(&error))?;
+        let request = shared.request(&facts, &content);
         let sticky = shared.sticky.as_ref();
         let pull = sticky.map_or(Pull::Anywhere, |sticky| sticky.pull(&facts));
-        let mut rounds = Rounds::new(party, request.method.is_idempotent(), pull);
-        loop {
-            let turn = rounds.turn(&shared.backend).await?;
-            let mut place = Place::of(&turn);
-            let asked = shared.ask(turn, &mut place, facts, &request, &content);
-            let failed = match asked.await {
-                Ok(mut response) => {
-                    if let Some(sticky) = sticky {
-                        let here = shared.backend.hash(place.index);
-                        sticky.mark(response.headers_mut(), &facts, pull, here);
-                    }
-                    return Ok(Outcome::Response(response));
-                }
-                Err(failed) => failed,
-            };
-            let again = rounds.go_on(&failed, &place, shared.backend.size());
-            if !again || !content.lock().await.rewind() {
-                return Err(failed.fault(&party, &place.address));
-            }
-            rounds.note(&failed, &place.address);
+        let answered = shared
+            .ask_around(facts, &request, &mut content, pull)
+            .await?;
+        let (mut exchange, head, sending) = answered;
+        let here = shared.backend.hash(exchange.turn.index());
+        exchange.upload = Upload::start(sending, content, &exchange.stream);
+        let address = exchange.address.clone();
+        let response = exchange.respond(facts.head, &request, head);
+        let mut response = response.map_err(|failed| failed.fault(&party, &address))?;
+        if let Some(sticky) = sticky {
+            sticky.mark(response.headers_mut(), &facts, pull, here);
         }
+        Ok(Outcome::Response(response))
     }
 }
 
 /// With the certificates that the system trusts, or those of `SSL_CERT_FILE`.
-fn connector() -> Result<TlsConnector, StartError> {
+fn trust() -> Result<ClientConfig, StartError> {
     let mut roots = RootCertStore::empty();
     for certificate in rustls_native_certs::load_native_certs().certs {
         // One that can't be read is one that is not trusted.
@@ -209,17 +155,17 @@ fn connector() -> Result<TlsConnector, StartError> {
         )
         .hint("apt-get install ca-certificates, or set SSL_CERT_FILE"));
     }
-    let config = ClientConfig::builder()
+    Ok(ClientConfig::builder()
         .with_root_certificates(roots)
-        .with_no_client_auth();
-    Ok(TlsConnector::from(Arc::new(config)))
+        .with_no_client_auth())
 }
 
 /// What goes to the application, whichever address it is.
 struct Outbound {
     method: Method,
-    uri: Uri,
-    headers: HeaderMap,
+    /// As it goes out.
+    head: Box<[u8]>,
+    framing: Framing,
     /// The client wants to leave HTTP.
     switches: bool,
 }
@@ -233,9 +179,9 @@ impl Shared {
         }
     }
 
-    fn request(&self, facts: &Facts<'_>, has_content: bool, length: Option<u64>) -> Outbound {
+    fn request(&self, facts: &Facts<'_>, content: &Content) -> Outbound {
         let head = facts.head;
-        let switches = !has_content
+        let switches = !content.is_there()
             && head.extensions.get::<CanSwitch>().is_some()
             && connection_options(&head.headers).any(|option| option == "upgrade")
             && head.headers.contains_key(UPGRADE);
@@ -271,23 +217,51 @@ impl Shared {
             // HTTP/1.0 clients may send none; HTTP/1.1 demands one.
             headers.insert(HOST, HeaderValue::from_static(""));
         }
-        headers.remove(CONTENT_LENGTH);
-        if let Some(length) = length {
-            headers.insert(CONTENT_LENGTH, length.into());
-        }
         let method = match (&head.method, facts.redirected) {
             (method, None) => method.clone(),
             (&Method::HEAD, _) => Method::HEAD,
             // A local redirect is fetched with GET (C96).
             _ => Method::GET,
         };
+        headers.remove(CONTENT_LENGTH);
+        let framing = match content.length() {
+            Some(length) => {
+                headers.insert(CONTENT_LENGTH, length.into());
+                Framing::Bare
+            }
+            None if content.is_there() => {
+                headers.insert(TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
+                Framing::Chunks
+            }
+            None => {
+                // What these methods do, they do with content (RFC 9110 §8.6).
+                if [Method::POST, Method::PUT, Method::PATCH].contains(&method) {
+                    headers.insert(CONTENT_LENGTH, 0.into());
+                }
+                Framing::Bare
+            }
+        };
+        let uri = uri(facts, self.path.as_ref());
         Outbound {
+            head: wire(&method, &uri, &mut headers),
             method,
-            uri: uri(facts, self.path.as_ref()),
-            headers,
+            framing,
             switches,
         }
     }
+}
+
+/// A head as it goes out, Host first (RFC 9110 §7.2).
+fn wire(method: &Method, uri: &Uri, headers: &mut HeaderMap) -> Box<[u8]> {
+    let mut head = format!("{method} {uri} HTTP/1.1\r\n").into_bytes();
+    if let Some(host) = headers.remove(HOST) {
+        framing::field(&mut head, "host", host.as_bytes());
+    }
+    for (name, value) in &*headers {
+        framing::field(&mut head, name.as_str(), value.as_bytes());
+    }
+    head.extend_from_slice(b"\r\n");
+    head.into()
 }
 
 /// The path as the client sent it, as long as nobody can take it for another
@@ -443,107 +417,128 @@ fn append(headers: &mut HeaderMap, name: HeaderName, element: &[u8]) {
 }
 
 impl Shared {
+    /// Asks one address after the other until one answers.
+    async fn ask_around(
+        self: &Arc<Self>,
+        facts: Facts<'_>,
+        outbound: &Outbound,
+        content: &mut Content,
+        pull: Pull,
+    ) -> Result<(Exchange, Head, Sending), Fault> {
+        let party = self.party(&facts.script.subject);
+        let mut rounds = Rounds::new(party, outbound.method.is_idempotent(), pull);
+        loop {
+            let turn = rounds.turn(&self.backend).await?;
+            let mut place = Place::of(&turn);
+            let failed = match self.ask(turn, &mut place, facts, outbound, content).await {
+                Ok(answered) => return Ok(answered),
+                Err(failed) => failed,
+            };
+            if !rounds.go_on(&failed, &place, self.backend.size()) || !content.rewind() {
+                return Err(failed.fault(&party, &place.address));
+            }
+            rounds.note(&failed, &place.address);
+        }
+    }
+
+    /// Sends the request to one address, which is `place` then, and reads the
+    /// head of its answer.
     async fn ask(
         self: &Arc<Self>,
-        mut turn: Turn<Sender>,
+        mut turn: Turn,
         place: &mut Place,
         facts: Facts<'_>,
         outbound: &Outbound,
-        content: &Arc<AsyncMutex<Content>>,
-    ) -> Result<Response, Failed> {
+        content: &mut Content,
+    ) -> Result<(Exchange, Head, Sending), Failed> {
+        let idempotent = outbound.method.is_idempotent();
         // As in `application`: what can't be run twice gets a new connection.
-        let kept = if outbound.method.is_idempotent() && !outbound.switches {
-            match turn.reuse() {
-                Some(sender) => sender.ready().await,
-                None => None,
-            }
+        let kept = if idempotent && !outbound.switches {
+            turn.reuse().and_then(|resting| resting.wake().ok())
         } else {
             None
         };
         let reused = kept.is_some();
-        let mut sender = if let Some(sender) = kept {
-            sender
+        let stream = if let Some(stream) = kept {
+            stream
         } else {
             // Its room is not needed while the answer is waited for.
-            let connected =
-                Box::pin(self.connect(&mut turn, outbound.method.is_idempotent())).await;
+            let connected = Box::pin(self.connect(&mut turn)).await;
             *place = Place::of(&turn);
             connected?
         };
-        let (outgoing, upload) = Upload::start(content).await;
-        let mut request = http::Request::new(outgoing);
-        *request.method_mut() = outbound.method.clone();
-        *request.uri_mut() = outbound.uri.clone();
-        *request.headers_mut() = outbound.headers.clone();
-        relay_interims(&mut request, facts.head);
-        let mut answer = Box::pin(sender.requests.try_send_request(request));
+        let mut sending = Sending::new(outbound.framing, &outbound.head, content);
         // Only what goes out as a whole can be left to itself.
-        let repeatable = outbound.method.is_idempotent() && upload.is_done();
+        let repeatable = idempotent && sending.has_all();
+        turn.notice_silence(&stream, sending.has_all(), repeatable);
         let brief = turn.try_time(self.options.answer).filter(|_| repeatable);
         let limit = brief.or(self.options.answer);
-        let answered = upload.wait_for(&mut answer, limit).await;
-        let response = match answered {
-            Ok(response) => response,
-            Err(Trouble::Late(time)) if brief == Some(time) => {
+        let stream = Arc::new(stream);
+        let mut arriving = Arriving::default();
+        let interim = facts.head.extensions.get::<Interim>();
+        let answered = arriving.head(&stream, limit, interim, &mut sending, content);
+        let no_answer = match answered.await {
+            Ok(head) => {
+                turn.succeeded();
+                let exchange = Exchange {
+                    shared: Arc::clone(self),
+                    subject: facts.script.subject.clone(),
+                    address: turn.address().to_string(),
+                    stream,
+                    arrived: arriving.arrived,
+                    turn,
+                    upload: Upload::Done,
+                };
+                return Ok((exchange, head, sending));
+            }
+            Err(NoAnswer::Late(time))
+                if brief == Some(time) && !arriving.heard && sending.is_done() =>
+            {
                 let limit = self.options.answer.unwrap_or(TRY_WAIT);
-                tokio::spawn(async move {
-                    // That an answer comes still tells that the address is back.
-                    match timeout(limit, answer).await {
-                        Ok(Ok(_answer)) => turn.succeeded(),
-                        Ok(Err(_)) | Err(_) => turn.hung("no answer to a try"),
-                    }
-                    drop(sender);
-                });
+                tokio::spawn(attempt::wait_for_word(turn, stream, limit));
                 return Err(Failed::in_vain(time));
             }
-            Err(trouble) => {
-                let mut failed = no_answer(trouble, &upload);
-                failed.weigh_silence(&turn);
-                failed.stale = reused && failed.reason == "closed";
-                failed.blame(&mut turn);
-                return Err(failed);
-            }
+            Err(no_answer) => no_answer,
         };
-        turn.succeeded();
-        let exchange = Exchange {
-            shared: Arc::clone(self),
-            subject: facts.script.subject.clone(),
-            address: turn.address().to_string(),
-            sender,
-            turn,
-            upload,
+        let mut failed = no_answer.failed();
+        if !arriving.heard {
+            failed.weigh_silence(&turn);
+        }
+        failed.progress = match failed.reason {
+            _ if arriving.heard => Progress::Answered,
+            "content" => Progress::Answered,
+            TIMEOUT if !failed.hung => Progress::Answered,
+            _ if sending.is_incomplete() => Progress::NotSent,
+            _ => Progress::Sent,
         };
-        exchange.respond(facts.head, outbound, response).await
+        failed.stale = reused && failed.reason == "closed" && !arriving.heard;
+        failed.blame(&mut turn);
+        Err(failed)
     }
 
-    async fn connect(&self, turn: &mut Turn<Sender>, repeatable: bool) -> Result<Sender, Failed> {
+    async fn connect(&self, turn: &mut Turn) -> Result<Stream, Failed> {
         let stream = match turn.connect().await {
             Ok(stream) => stream,
             Err(trouble) => return Err(Failed::to_connect(turn, &trouble)),
         };
-        turn.notice_silence(&stream, true, repeatable);
-        let shaken = match &self.tls {
-            None => handshake(stream).await,
-            Some(tls) => {
-                let name = self.server_name(turn.address());
-                let name = name.ok_or_else(|| {
-                    Failed::bad_gateway("tls", "the address is no name that a certificate can have")
-                })?;
-                match timeout(turn.patience(), tls.connect(name, stream)).await {
-                    Ok(Ok(stream)) => handshake(stream).await,
-                    Ok(Err(error)) => {
-                        let mut failed = Failed::bad_gateway("tls", format!("TLS: {error}"));
-                        failed.progress = Progress::NotSent;
-                        failed.blame(turn);
-                        return Err(failed);
-                    }
-                    Err(_late) => {
-                        return Err(Failed::to_connect(turn, &backend::Trouble::Late));
-                    }
-                }
-            }
+        let Some(tls) = &self.tls else {
+            return Ok(stream);
         };
-        shaken.map_err(|error| Failed::bad_gateway("closed", error.to_string()))
+        let name = self.server_name(turn.address());
+        let name = name.ok_or_else(|| {
+            Failed::bad_gateway("tls", "the address is no name that a certificate can have")
+        })?;
+        let secured = Tls::connect(stream, Arc::clone(tls), name);
+        match timeout(turn.patience(), secured).await {
+            Ok(Ok(stream)) => Ok(stream),
+            Ok(Err(error)) => {
+                let mut failed = Failed::bad_gateway("tls", format!("TLS: {error}"));
+                failed.progress = Progress::NotSent;
+                failed.blame(turn);
+                Err(failed)
+            }
+            Err(_late) => Err(Failed::to_connect(turn, &backend::Trouble::Late)),
+        }
     }
 
     fn server_name(&self, address: &Address) -> Option<ServerName<'static>> {
@@ -556,261 +551,95 @@ impl Shared {
     }
 }
 
-fn no_answer(trouble: Trouble, upload: &Upload) -> Failed {
-    if let Some(error) = upload.failure() {
-        return Failed::of_content(&error);
-    }
-    let (error, sent) = match trouble {
-        Trouble::Late(limit) => return Failed::late(limit.as_secs_f32()),
-        Trouble::Error { error, sent } => (error, sent),
-    };
-    let progress = if sent {
-        Progress::Sent
-    } else {
-        Progress::NotSent
-    };
-    if error.is_parse() {
-        return Failed {
-            hint: Some("check that it speaks HTTP on this address".into()),
-            ..Failed::bad_gateway(
-                "protocol",
-                format!("what it answers is no HTTP: {}", whole(&error)),
-            )
-        };
-    }
-    let cause = std::error::Error::source(&error);
-    let cause = cause.and_then(|cause| cause.downcast_ref::<std::io::Error>());
-    Failed {
-        progress,
-        ..Failed::closed(cause)
-    }
-}
-
-/// What the library says, and what the system had said to it.
-fn whole(error: &hyper::Error) -> String {
-    match std::error::Error::source(error) {
-        Some(source) => format!("{error}: {source}"),
-        None => error.to_string(),
-    }
-}
-
-/// Starts HTTP on a connection; the task that moves its bytes ends with it.
-async fn handshake<T>(stream: T) -> hyper::Result<Sender>
-where
-    T: AsyncRead + AsyncWrite + Unpin + Send + 'static,
-{
-    let io = TokioIo::new(Listening::new(stream));
-    let mut builder = http1::Builder::new();
-    builder.max_headers(MAX_FIELDS);
-    let (requests, connection) = builder.handshake(io).await?;
-    tokio::spawn(async move {
-        // What ends it shows where its requests are waited for.
-        let _ = connection.with_upgrades().await;
-    });
-    Ok(Sender {
-        requests,
-        thread: thread::current().id(),
-    })
-}
-
-/// 1xx answers go on to a client that can take them.
-fn relay_interims(request: &mut http::Request<Outgoing>, head: &Parts) {
-    let Some(client) = head.extensions.get::<Interim>() else {
-        return;
-    };
-    let client = client.clone();
-    let relayed = AtomicUsize::new(0);
-    hyper::ext::on_informational(request, move |interim| {
-        let length = interim.headers().iter();
-        let length = length.map(|(name, value)| name.as_str().len() + value.len());
-        let length = STATUS_LINE_BYTES + length.sum::<usize>();
-        let before = relayed.fetch_add(length, Ordering::Relaxed);
-        // 100 is this server's own to say, 101 is no interim answer.
-        let is_one = matches!(interim.status().as_u16(), 102..=199);
-        if is_one && before + length <= MAX_INTERIM_BYTES {
-            let mut relayed = http::Response::new(());
-            *relayed.status_mut() = interim.status();
-            *relayed.headers_mut() = interim.headers().clone();
-            strip(relayed.headers_mut());
-            client.send(relayed);
-        }
-    });
+/// What comes before the content of an answer.
+#[derive(Default)]
+struct Arriving {
+    arrived: Arrived,
+    /// Some of an answer has come.
+    heard: bool,
+    /// How much of interim answers the client was given, in bytes.
+    relayed: usize,
 }
 
 /// Why there is no answer.
-enum Trouble {
+enum NoAnswer {
     Late(Duration),
-    Error {
-        error: hyper::Error,
-        /// Some of the request may have gone out.
-        sent: bool,
-    },
+    /// The request's content ended before its end (C71).
+    Content(BodyError),
+    Closed(Option<std::io::Error>),
+    Invalid(String),
 }
 
-/// The request's content on its way.
-struct Upload {
-    /// `None`: all of it went with the request.
-    task: Option<JoinHandle<()>>,
-    state: Arc<Mutex<UploadState>>,
-}
-
-struct UploadState {
-    moved: Instant,
-    failure: Option<BodyError>,
-}
-
-impl Upload {
-    async fn start(content: &Arc<AsyncMutex<Content>>) -> (Outgoing, Self) {
-        let state = Arc::new(Mutex::new(UploadState {
-            moved: Instant::now(),
-            failure: None,
-        }));
-        let mut held = Arc::clone(content).lock_owned().await;
-        held.want();
-        let without_task = |outgoing, state| (outgoing, Self { task: None, state });
-        if !held.is_there() {
-            return without_task(Outgoing::Whole(None), state);
-        }
-        let length = held.length();
-        let mut at_hand = Vec::new();
-        if held.is_at_hand() {
-            while let Some(piece) = held.next_at_hand() {
-                at_hand.push(piece);
-            }
-            let whole = match at_hand.len() {
-                1 => at_hand.remove(0),
-                _ => at_hand.concat().into(),
-            };
-            return without_task(Outgoing::Whole(Some(whole)), state);
-        }
-        let (pieces, receiver) = mpsc::channel(1);
-        let shared = Arc::clone(&state);
-        let task = tokio::spawn(async move {
-            while let Some(piece) = held.next().await {
-                let piece = piece.map_err(|error| {
-                    let broken = std::io::Error::other("the request's content broke off");
-                    lock(&shared).failure = Some(error);
-                    broken
-                });
-                let broken = piece.is_err();
-                if pieces.send(piece).await.is_err() || broken {
-                    return;
-                }
-                lock(&shared).moved = Instant::now();
-            }
-        });
-        let outgoing = Outgoing::Pieces {
-            receiver,
-            left: length,
-        };
-        let upload = Self {
-            task: Some(task),
-            state,
-        };
-        (outgoing, upload)
-    }
-
-    fn failure(&self) -> Option<BodyError> {
-        lock(&self.state).failure.take()
-    }
-
-    fn is_done(&self) -> bool {
-        self.task.as_ref().is_none_or(JoinHandle::is_finished)
-    }
-
-    /// The answer, unless nothing has moved for `limit`.
-    async fn wait_for(
-        &self,
-        answer: impl Future<
-            Output = Result<
-                http::Response<Incoming>,
-                hyper::client::conn::TrySendError<http::Request<Outgoing>>,
-            >,
-        >,
-        limit: Option<Duration>,
-    ) -> Result<http::Response<Incoming>, Trouble> {
-        tokio::pin!(answer);
+impl Arriving {
+    /// Reads heads until the final one, for `answer` at most, while the request
+    /// goes out.
+    async fn head(
+        &mut self,
+        stream: &Stream,
+        answer: Option<Duration>,
+        interim: Option<&Interim>,
+        sending: &mut Sending,
+        content: &mut Content,
+    ) -> Result<Head, NoAnswer> {
+        let began = Instant::now();
         loop {
-            let moved = lock(&self.state).moved;
-            let late = async {
-                match limit {
-                    Some(limit) => sleep_until(moved + limit).await,
-                    None => std::future::pending().await,
+            while let Some(head) = self.arrived.next_head().map_err(NoAnswer::Invalid)? {
+                if !head.status.is_informational() || head.status == StatusCode::SWITCHING_PROTOCOLS
+                {
+                    return Ok(head);
                 }
-            };
+                if let Some(client) = interim {
+                    self.relay(head, client);
+                }
+            }
+            let deadline = answer.map(|answer| (began.max(sending.last_moved()) + answer, answer));
             tokio::select! {
                 biased;
-                answered = &mut answer => {
-                    return answered.map_err(|mut trouble| Trouble::Error {
-                        sent: trouble.take_message().is_none(),
-                        error: trouble.into_error(),
-                    });
+                read = stream.receive(None, |bytes| self.arrived.push(bytes)) => match read {
+                    Ok(0) => return Err(NoAnswer::Closed(None)),
+                    Ok(_) => self.heard = true,
+                    Err(error) => return Err(NoAnswer::Closed(Some(error))),
+                },
+                sent = sending.send(stream, content), if !sending.is_done() => {
+                    sent.map_err(NoAnswer::Content)?;
                 }
-                () = late => {
-                    if lock(&self.state).moved == moved {
-                        return Err(Trouble::Late(limit.unwrap_or_default()));
+                late = until(deadline) => {
+                    // Content may have moved in the meantime.
+                    if sending.last_moved() + late <= Instant::now() {
+                        return Err(NoAnswer::Late(late));
                     }
                 }
             }
         }
     }
-}
 
-fn lock(state: &Mutex<UploadState>) -> std::sync::MutexGuard<'_, UploadState> {
-    state.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-impl Drop for Upload {
-    fn drop(&mut self) {
-        if let Some(task) = &self.task {
-            task.abort();
+    /// 1xx answers go on to a client that can take them; 100 is this server's own
+    /// to say.
+    fn relay(&mut self, head: Head, client: &Interim) {
+        let fields = head.headers.iter();
+        let length = fields.map(|(name, value)| name.as_str().len() + value.len());
+        self.relayed += STATUS_LINE_BYTES + length.sum::<usize>();
+        if head.status == StatusCode::CONTINUE || self.relayed > MAX_INTERIM_BYTES {
+            return;
         }
+        let mut interim = http::Response::new(());
+        *interim.status_mut() = head.status;
+        *interim.headers_mut() = head.headers;
+        strip(interim.headers_mut());
+        client.send(interim);
     }
 }
 
-/// A request's content as the library takes it.
-enum Outgoing {
-    Whole(Option<Bytes>),
-    Pieces {
-        receiver: mpsc::Receiver<Result<Bytes, std::io::Error>>,
-        /// In bytes, where it is known.
-        left: Option<u64>,
-    },
-}
-
-impl http_body::Body for Outgoing {
-    type Data = Bytes;
-    type Error = std::io::Error;
-
-    fn poll_frame(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
-        match self.get_mut() {
-            Self::Whole(whole) => Poll::Ready(whole.take().map(|bytes| Ok(Frame::data(bytes)))),
-            Self::Pieces { receiver, left } => receiver.poll_recv(cx).map(|piece| {
-                let piece = piece?;
-                if let (Ok(piece), Some(left)) = (&piece, left) {
-                    *left = left.saturating_sub(piece.len() as u64);
-                }
-                Some(piece.map(Frame::data))
-            }),
-        }
-    }
-
-    fn is_end_stream(&self) -> bool {
-        matches!(self, Self::Whole(None))
-    }
-
-    fn size_hint(&self) -> SizeHint {
+impl NoAnswer {
+    fn failed(self) -> Failed {
         match self {
-            Self::Whole(whole) => {
-                SizeHint::with_exact(whole.as_ref().map_or(0, |bytes| bytes.len() as u64))
-            }
-            Self::Pieces {
-                left: Some(left), ..
-            } => SizeHint::with_exact(*left),
-            Self::Pieces { left: None, .. } => SizeHint::default(),
+            Self::Late(limit) => Failed::late(limit.as_secs_f32()),
+            Self::Content(error) => Failed::of_content(&error),
+            Self::Closed(error) => Failed::closed(error.as_ref()),
+            Self::Invalid(what) => Failed {
+                hint: Some("check that it speaks HTTP on this address".into()),
+                ..Failed::bad_gateway("protocol", format!("what it answers is no HTTP: {what}"))
+            },
         }
     }
 }
@@ -821,8 +650,9 @@ struct Exchange {
     shared: Arc<Shared>,
     subject: String,
     address: String,
-    sender: Sender,
-    turn: Turn<Sender>,
+    stream: Arc<Stream>,
+    arrived: Arrived,
+    turn: Turn,
     upload: Upload,
 }
 
@@ -832,69 +662,58 @@ impl Exchange {
         self.shared.party(&self.subject).note(&text);
     }
 
-    async fn respond(
-        self,
-        head: &Parts,
-        outbound: &Outbound,
-        mut answer: http::Response<Incoming>,
-    ) -> Result<Response, Failed> {
-        if answer.status() == StatusCode::SWITCHING_PROTOCOLS {
-            return Box::pin(self.switch(outbound, answer)).await;
+    fn respond(self, request: &Parts, outbound: &Outbound, head: Head) -> Result<Response, Failed> {
+        if head.status == StatusCode::SWITCHING_PROTOCOLS {
+            return self.switch(outbound, head);
         }
-        if let Some(what) = unclear(&answer) {
-            return Err(Failed::bad_gateway("protocol", what));
-        }
-        let reason = answer.extensions_mut().remove::<ReasonPhrase>();
-        let announced = answer.headers().get(CONTENT_LENGTH).cloned();
-        let (parts, incoming) = answer.into_parts();
+        let content = head.content(&request.method);
+        let content = content.map_err(|what| Failed::bad_gateway("protocol", what))?;
+        let (goes_on, announced) = (head.goes_on(), head.announced());
         let mut response = Response::new(Body::Empty);
-        *response.status_mut() = parts.status;
-        *response.headers_mut() = parts.headers;
+        *response.status_mut() = head.status;
+        *response.headers_mut() = head.headers;
         strip(response.headers_mut());
-        if let Some(reason) = reason {
-            let reason = Bytes::copy_from_slice(reason.as_bytes());
+        if let Some(reason) = head.reason {
             response.extensions_mut().insert(Reason(reason));
         }
-        let bodiless = matches!(parts.status.as_u16(), 204 | 304);
-        if head.method == Method::HEAD || bodiless {
-            let length = announced.and_then(|length| length.to_str().ok()?.parse().ok());
-            if bodiless {
-                self.keep();
-            } else {
-                // Gunicorn sends the content after the header of a HEAD, too; on
-                // a kept connection that would be the next answer. So it closes.
-                *response.body_mut() = Body::stream(length, Nothing);
-            }
-            return Ok(response);
+        if request.method == Method::HEAD {
+            // Gunicorn sends the content after the header of a HEAD, too; on a
+            // kept connection that would be the next answer. So it closes.
+            *response.body_mut() = Body::stream(announced, Nothing);
+        } else if matches!(head.status.as_u16(), 204 | 304) {
+            self.keep(goes_on);
+        } else {
+            let length = content.length();
+            let answer = Answer {
+                exchange: Some(self),
+                content,
+                goes_on,
+            };
+            *response.body_mut() = Body::stream(length, answer);
         }
-        let length = incoming.size_hint().exact();
-        let answer = Answer {
-            exchange: Some(self),
-            incoming,
-        };
-        *response.body_mut() = Body::stream(length, answer);
         Ok(response)
     }
 
-    /// For the next request, if the content of this one is out.
-    fn keep(self) {
+    /// For the next request, if this one is out and its answer in.
+    fn keep(self, goes_on: bool) {
         let Self {
+            stream,
+            arrived,
             turn,
-            sender,
             upload,
             ..
         } = self;
-        if upload.is_done() {
-            turn.keep(sender);
+        if goes_on
+            && arrived.is_empty()
+            && matches!(upload, Upload::Done)
+            && let Some(stream) = Arc::into_inner(stream)
+        {
+            turn.keep(stream.rest());
         }
     }
 
     /// The connection leaves HTTP (RFC 9110 §7.8).
-    async fn switch(
-        self,
-        outbound: &Outbound,
-        answer: http::Response<Incoming>,
-    ) -> Result<Response, Failed> {
+    fn switch(self, outbound: &Outbound, head: Head) -> Result<Response, Failed> {
         if !outbound.switches {
             return Err(Failed::bad_gateway(
                 "protocol",
@@ -902,37 +721,37 @@ impl Exchange {
             ));
         }
         let mut response = Response::new(Body::Empty);
-        *response.status_mut() = answer.status();
-        *response.headers_mut() = answer.headers().clone();
-        let upgraded = hyper::upgrade::on(answer).await;
-        let upgraded =
-            upgraded.map_err(|error| Failed::bad_gateway("closed", error.to_string()))?;
-        let (mut from, mut to) = tokio::io::split(TokioIo::new(upgraded));
+        *response.status_mut() = head.status;
+        *response.headers_mut() = head.headers;
         let (sink, mut client) = mpsc::channel::<Bytes>(1);
         let (pieces, source) = mpsc::channel(1);
-        let turn = self.turn;
+        let Self {
+            stream,
+            mut arrived,
+            turn,
+            ..
+        } = self;
+        let to = Arc::clone(&stream);
         tokio::spawn(async move {
             while let Some(piece) = client.recv().await {
-                if to.write_all(&piece).await.is_err() || to.flush().await.is_err() {
+                if to.send(&piece).await.is_err() {
                     return;
                 }
             }
             // The client has closed its side; the other may have more to say.
-            let _ = to.shutdown().await;
+            to.send_no_more();
         });
         tokio::spawn(async move {
-            let mut buffer = vec![0; TUNNEL_BYTES];
             loop {
+                if !arrived.is_empty() && pieces.send(Ok(arrived.take())).await.is_err() {
+                    break;
+                }
                 let read = tokio::select! {
-                    read = from.read(&mut buffer) => read,
+                    read = stream.receive(None, |bytes| arrived.push(bytes)) => read,
                     // Nobody listens any more.
                     () = pieces.closed() => break,
                 };
-                let Ok(read @ 1..) = read else { break };
-                let piece = Bytes::copy_from_slice(&buffer[..read]);
-                if pieces.send(Ok(piece)).await.is_err() {
-                    break;
-                }
+                let Ok(1..) = read else { break };
             }
             drop(turn);
         });
@@ -944,75 +763,100 @@ impl Exchange {
     }
 }
 
-/// Why an answer that the library takes can't be passed on: its status is none
-/// (RFC 9110 §15), or its body is coded in ways that nobody undoes here, so that
-/// the client would take it for something else.
-fn unclear(answer: &http::Response<Incoming>) -> Option<String> {
-    if answer.status().as_u16() > 599 {
-        return Some(format!("its status is {}", answer.status().as_u16()));
-    }
-    let mut codings = answer.headers().get_all(TRANSFER_ENCODING).iter();
-    let coding = codings.next()?;
-    let is_plain = coding.as_bytes().eq_ignore_ascii_case(b"chunked") && codings.next().is_none();
-    (!is_plain).then(|| format!("it sends a Transfer-Encoding that can't be undone: {coding:?}"))
-}
-
 /// The application's content as the body of the response.
 struct Answer {
     exchange: Option<Exchange>,
-    incoming: Incoming,
+    content: answer::Content,
+    goes_on: bool,
+}
+
+/// Why the rest of an answer can't be had.
+enum Stop {
+    Late(Duration),
+    Content(BodyError),
+    Closed(std::io::Error),
 }
 
 impl Answer {
     async fn piece(&mut self) -> Option<Result<Bytes, BodyError>> {
         loop {
             let exchange = self.exchange.as_mut()?;
-            let incoming = &mut self.incoming;
-            let frame = std::future::poll_fn(|cx| Pin::new(&mut *incoming).poll_frame(cx));
-            let frame = match exchange.shared.options.pause {
-                None => frame.await,
-                Some(pause) => match timeout(pause, frame).await {
-                    Ok(frame) => frame,
-                    // An upload that goes on is a sign of life.
-                    Err(_) if lock(&exchange.upload.state).moved.elapsed() < pause => continue,
-                    Err(_) => {
-                        let seconds = pause.as_secs_f32();
-                        return Some(Err(self.broken(&format!("no output for {seconds} s"))));
-                    }
-                },
-            };
-            match frame {
-                None => {
-                    self.exchange.take()?.keep();
+            match self.content.take(&mut exchange.arrived) {
+                Ok(Taken::Data(data)) => return Some(Ok(data)),
+                Ok(Taken::End) => {
+                    self.exchange.take()?.keep(self.goes_on);
                     return None;
                 }
-                Some(Ok(frame)) => {
-                    // Trailers are of no use to the clients here.
-                    if let Ok(data) = frame.into_data()
-                        && !data.is_empty()
-                    {
-                        return Some(Ok(data));
-                    }
-                }
-                Some(Err(error)) => {
-                    if let Some(error) = exchange.upload.failure() {
-                        exchange.note(&format!("given up: {error}"));
-                        return Some(Err(error));
-                    }
-                    let text = format!("the end of its answer is missing: {}", whole(&error));
-                    return Some(Err(self.broken(&text)));
-                }
+                Ok(Taken::More) => {}
+                Err(what) => return Some(Err(self.broken(&what))),
             }
+            let what = match exchange.read().await {
+                Ok(1..) => continue,
+                // What follows a refusal may be missing.
+                Ok(0)
+                    if self.content.ends_with_connection()
+                        && !matches!(exchange.upload, Upload::Refused) =>
+                {
+                    self.exchange = None;
+                    return None;
+                }
+                Ok(0) => "it closed the connection before the end of its answer".into(),
+                Err(Stop::Late(time)) => format!("no output for {} s", time.as_secs_f32()),
+                Err(Stop::Closed(error)) => format!(
+                    "the connection broke before the end of its answer: {}",
+                    plain(&error)
+                ),
+                Err(Stop::Content(error)) => {
+                    exchange.note(&format!("given up: {error}"));
+                    self.exchange = None;
+                    return Some(Err(error));
+                }
+            };
+            return Some(Err(self.broken(&what)));
         }
     }
 
-    /// The rest can't be had; the client sees that.
+    /// The client sees that the rest can't be had.
     fn broken(&mut self, what: &str) -> BodyError {
         if let Some(mut exchange) = self.exchange.take() {
             exchange.note(&format!("{what}; the answer is cut off"));
             exchange.turn.misbehaved(what);
         }
         BodyError::Truncated
+    }
+}
+
+impl Exchange {
+    /// More of the answer; 0 bytes at the end of the connection.
+    async fn read(&mut self) -> Result<usize, Stop> {
+        let Self {
+            stream,
+            arrived,
+            upload,
+            ..
+        } = self;
+        let pause = self.shared.options.pause;
+        let mut deadline = pause.map(|pause| (Instant::now() + pause, pause));
+        loop {
+            tokio::select! {
+                biased;
+                read = stream.receive(None, |bytes| arrived.push(bytes)) => {
+                    return read.map_err(Stop::Closed);
+                }
+                sent = upload.result() => match sent {
+                    Ok(true) => *upload = Upload::Done,
+                    Ok(false) => *upload = Upload::Refused,
+                    Err(error) => return Err(Stop::Content(error)),
+                },
+                late = until(deadline) => match upload.last_moved() {
+                    // An upload that goes on is a sign of life.
+                    Some(moved) if moved + late > Instant::now() => {
+                        deadline = Some((moved + late, late));
+                    }
+                    _ => return Err(Stop::Late(late)),
+                },
+            }
+        }
     }
 }
 

@@ -12,6 +12,7 @@ use tokio::time::Instant;
 use super::content::Content;
 use super::fastcgi;
 use super::stream::Stream;
+use crate::engine::framing;
 use crate::message::BodyError;
 
 /// How content goes out.
@@ -21,6 +22,8 @@ pub enum Framing {
     Bare,
     /// `FastCGI`'s records.
     Records,
+    /// HTTP's chunks.
+    Chunks,
 }
 
 impl Framing {
@@ -28,6 +31,11 @@ impl Framing {
         match self {
             Self::Bare => out.extend_from_slice(piece),
             Self::Records => fastcgi::stdin(out, piece),
+            Self::Chunks => {
+                out.extend_from_slice(&framing::chunk_head(piece.len()));
+                out.extend_from_slice(piece);
+                out.extend_from_slice(framing::CHUNK_END);
+            }
         }
     }
 
@@ -36,6 +44,7 @@ impl Framing {
         match self {
             Self::Bare => {}
             Self::Records => fastcgi::stdin_end(out),
+            Self::Chunks => out.extend_from_slice(framing::LAST_CHUNK),
         }
     }
 }
@@ -49,6 +58,8 @@ pub struct Sending {
     head_left: usize,
     /// All of the content is in `pending` or out.
     ended: bool,
+    /// TLS may hold some of what went out.
+    held: bool,
     /// The application takes no more; that is no failure (C68).
     refused: bool,
     /// When something went out last.
@@ -72,6 +83,7 @@ impl Sending {
             pending,
             head_left: head.len(),
             ended,
+            held: false,
             refused: false,
             moved: Arc::new(Mutex::new(Instant::now())),
         }
@@ -92,13 +104,13 @@ impl Sending {
     }
 
     pub fn is_done(&self) -> bool {
-        self.refused || self.ended && self.pending.is_empty()
+        self.refused || self.ended && self.pending.is_empty() && !self.held
     }
 
     /// Sends all there is. Dropping the future loses nothing.
     pub async fn send(&mut self, stream: &Stream, content: &mut Content) -> Result<(), BodyError> {
         while !self.is_done() {
-            if self.pending.is_empty() {
+            if self.pending.is_empty() && !self.held {
                 if let Some(piece) = content.next().await {
                     self.framing.piece(&mut self.pending, &piece?);
                     // Together, if it is known: an application that counts bytes
@@ -113,14 +125,8 @@ impl Sending {
                 }
                 continue;
             }
-            match stream.try_write(&self.pending) {
-                Ok(written) => {
-                    self.pending.advance(written);
-                    self.head_left = self.head_left.saturating_sub(written);
-                    if self.pending.is_empty() {
-                        // The wait for the answer may be long.
-                        self.pending = BytesMut::new();
-                    }
+            match self.send_now(stream) {
+                Ok(()) => {
                     *self.moved.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
                 }
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
@@ -133,6 +139,22 @@ impl Sending {
                 Err(_) => self.refused = true,
             }
         }
+        Ok(())
+    }
+
+    fn send_now(&mut self, stream: &Stream) -> io::Result<()> {
+        if !self.pending.is_empty() {
+            let written = stream.try_write(&self.pending)?;
+            self.held = true;
+            self.pending.advance(written);
+            self.head_left = self.head_left.saturating_sub(written);
+            if self.pending.is_empty() {
+                // The wait for the answer may be long.
+                self.pending = BytesMut::new();
+            }
+        }
+        stream.try_flush()?;
+        self.held = false;
         Ok(())
     }
 }

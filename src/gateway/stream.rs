@@ -1,24 +1,32 @@
 //! A connection to an application, while a request is on it and between two.
 
-use std::io::{self, IoSlice, IoSliceMut};
+use std::cell::RefCell;
+use std::io::{self, IoSliceMut, Read, Write};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::pin::Pin;
-use std::task::{Context, Poll};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, ThreadId};
 
 use rustix::cmsg_space;
 use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, Shutdown, recvmsg};
-use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
+use rustls::pki_types::ServerName;
+use rustls::{ClientConfig, ClientConnection};
+use tokio::io::Interest;
 use tokio::net::{TcpStream, UnixStream};
 
-use super::backend::{Kept, KeptState};
+/// What is read from an application at once.
+const READ_BYTES: usize = 64 << 10;
+
+thread_local! {
+    static ARRIVAL: RefCell<Box<[u8]>> = RefCell::new(vec![0; READ_BYTES].into_boxed_slice());
+}
 
 /// A connection to an application.
 pub enum Stream {
     Tcp(TcpStream),
     Unix(UnixStream),
+    Tls(Box<Tls>),
 }
 
 impl Stream {
@@ -26,10 +34,14 @@ impl Stream {
         match self {
             Self::Tcp(stream) => stream.readable().await,
             Self::Unix(stream) => stream.readable().await,
+            Self::Tls(tls) => Box::pin(tls.raw.readable()).await,
         }
     }
 
     pub fn try_read(&self, buffer: &mut [u8]) -> io::Result<usize> {
+        if let Self::Tls(tls) = self {
+            return tls.try_read(buffer);
+        }
         let room = buffer.len();
         self.try_to_read(room, || {
             Ok(rustix::net::recv(self, &mut *buffer, RecvFlags::DONTWAIT)?.0)
@@ -51,20 +63,25 @@ impl Stream {
             }
             other => other,
         };
-        let read = match self {
-            Self::Tcp(stream) => stream.try_io(Interest::READABLE, read),
-            Self::Unix(stream) => stream.try_io(Interest::READABLE, read),
-        };
+        let read = self.try_io(read);
         drained.map_or(read, Ok)
     }
 
+    fn try_io<T>(&self, read: impl FnOnce() -> io::Result<T>) -> io::Result<T> {
+        match self {
+            Self::Tcp(stream) => stream.try_io(Interest::READABLE, read),
+            Self::Unix(stream) => stream.try_io(Interest::READABLE, read),
+            Self::Tls(tls) => tls.raw.try_io(read),
+        }
+    }
+
     /// The same; the descriptor that comes along goes to `file` (`SCM_RIGHTS`).
-    pub fn try_read_with_file(
+    fn try_read_with_file(
         &self,
         buffer: &mut [u8],
         file: &mut Option<OwnedFd>,
     ) -> io::Result<usize> {
-        if matches!(self, Self::Tcp(_)) {
+        if !matches!(self, Self::Unix(_)) {
             return self.try_read(buffer);
         }
         self.try_to_read(buffer.len(), || {
@@ -82,10 +99,38 @@ impl Stream {
         })
     }
 
+    /// Gives `take` what has come, and puts a descriptor that came along into
+    /// `file`. Waits for it; 0 bytes are the end. Dropping the future loses nothing.
+    pub async fn receive(
+        &self,
+        mut file: Option<&mut Option<OwnedFd>>,
+        mut take: impl FnMut(&[u8]),
+    ) -> io::Result<usize> {
+        loop {
+            let read = ARRIVAL.with_borrow_mut(|arrival| {
+                let read = match &mut file {
+                    Some(file) => self.try_read_with_file(arrival, file)?,
+                    None => self.try_read(arrival)?,
+                };
+                take(&arrival[..read]);
+                Ok(read)
+            });
+            match read {
+                Ok(read) => return Ok(read),
+                Err(error) => match io::Error::kind(&error) {
+                    io::ErrorKind::Interrupted => {}
+                    io::ErrorKind::WouldBlock => self.readable().await?,
+                    _ => return Err(error),
+                },
+            }
+        }
+    }
+
     pub async fn writable(&self) -> io::Result<()> {
         match self {
             Self::Tcp(stream) => stream.writable().await,
             Self::Unix(stream) => stream.writable().await,
+            Self::Tls(tls) => Box::pin(tls.raw.writable()).await,
         }
     }
 
@@ -93,6 +138,51 @@ impl Stream {
         match self {
             Self::Tcp(stream) => stream.try_write(bytes),
             Self::Unix(stream) => stream.try_write(bytes),
+            Self::Tls(tls) => tls.try_write(bytes),
+        }
+    }
+
+    pub async fn send(&self, mut bytes: &[u8]) -> io::Result<()> {
+        loop {
+            let sent = if bytes.is_empty() {
+                self.try_flush().map(|()| 0)
+            } else {
+                self.try_write(bytes)
+            };
+            match sent {
+                Ok(_) if bytes.is_empty() => return Ok(()),
+                Ok(sent) => bytes = &bytes[sent..],
+                Err(error) => match error.kind() {
+                    io::ErrorKind::Interrupted => {}
+                    io::ErrorKind::WouldBlock => self.writable().await?,
+                    _ => return Err(error),
+                },
+            }
+        }
+    }
+
+    /// What was written has left this process. TLS may hold some of it.
+    pub fn try_flush(&self) -> io::Result<()> {
+        match self {
+            Self::Tcp(_) | Self::Unix(_) => Ok(()),
+            Self::Tls(tls) => tls.flush(&mut tls.lock()),
+        }
+    }
+
+    /// The application reads an end.
+    pub fn send_no_more(&self) {
+        if let Self::Tls(tls) = self {
+            tls.say_goodbye();
+        }
+        let _ = rustix::net::shutdown(self, Shutdown::Write);
+    }
+
+    /// Watched by this thread.
+    fn adopt(self) -> io::Result<Self> {
+        match self {
+            Self::Tcp(stream) => TcpStream::from_std(stream.into_std()?).map(Self::Tcp),
+            Self::Unix(stream) => UnixStream::from_std(stream.into_std()?).map(Self::Unix),
+            Self::Tls(tls) => (*tls).adopt().map(|tls| Self::Tls(Box::new(tls))),
         }
     }
 
@@ -109,59 +199,144 @@ impl AsFd for Stream {
         match self {
             Self::Tcp(stream) => stream.as_fd(),
             Self::Unix(stream) => stream.as_fd(),
+            Self::Tls(tls) => tls.raw.as_fd(),
         }
     }
 }
 
-impl AsyncRead for Stream {
-    fn poll_read(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buffer: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        match self.get_mut() {
-            Self::Tcp(stream) => Pin::new(stream).poll_read(cx, buffer),
-            Self::Unix(stream) => Pin::new(stream).poll_read(cx, buffer),
+/// TLS over a connection; `rustls` knows the protocol.
+pub struct Tls {
+    raw: Stream,
+    session: Mutex<ClientConnection>,
+}
+
+impl Tls {
+    /// Secures `raw`, whose other side has to have a certificate for `name`.
+    pub async fn connect(
+        raw: Stream,
+        config: Arc<ClientConfig>,
+        name: ServerName<'static>,
+    ) -> io::Result<Stream> {
+        let session = ClientConnection::new(config, name).map_err(io::Error::other)?;
+        let tls = Self {
+            raw,
+            session: Mutex::new(session),
+        };
+        loop {
+            let error = match tls.shake_hands(&mut tls.lock()) {
+                Ok(()) => break,
+                Err(error) => error,
+            };
+            match error {
+                Pause::ToRead => tls.raw.readable().await?,
+                Pause::ToWrite => tls.raw.writable().await?,
+                Pause::ForEver(error) => return Err(error),
+            }
         }
+        Ok(Stream::Tls(Box::new(tls)))
+    }
+
+    fn shake_hands(&self, session: &mut ClientConnection) -> Result<(), Pause> {
+        let would_block = |error: &io::Error| error.kind() == io::ErrorKind::WouldBlock;
+        loop {
+            match self.flush(session) {
+                Ok(()) if !session.is_handshaking() => return Ok(()),
+                Ok(()) => {}
+                Err(error) if would_block(&error) => return Err(Pause::ToWrite),
+                Err(error) => return Err(Pause::ForEver(error)),
+            }
+            match self.receive(session) {
+                Ok(0) => return Err(Pause::ForEver(io::ErrorKind::UnexpectedEof.into())),
+                Ok(_) => {}
+                Err(error) if would_block(&error) => return Err(Pause::ToRead),
+                Err(error) => return Err(Pause::ForEver(error)),
+            }
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, ClientConnection> {
+        self.session.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Takes what has come; 0 bytes at the end of the connection.
+    fn receive(&self, session: &mut ClientConnection) -> io::Result<usize> {
+        let read = session.read_tls(&mut Raw(&self.raw))?;
+        if let Err(error) = session.process_new_packets() {
+            // The other side is told why.
+            let _ = self.flush(session);
+            return Err(io::Error::new(io::ErrorKind::InvalidData, error));
+        }
+        Ok(read)
+    }
+
+    fn flush(&self, session: &mut ClientConnection) -> io::Result<()> {
+        while session.wants_write() {
+            session.write_tls(&mut Raw(&self.raw))?;
+        }
+        Ok(())
+    }
+
+    fn try_read(&self, buffer: &mut [u8]) -> io::Result<usize> {
+        let mut session = self.lock();
+        loop {
+            match session.reader().read(buffer) {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                read => return read,
+            }
+            self.receive(&mut session)?;
+            // It may answer by itself, and does so with the next request if it
+            // can't now.
+            let _ = self.flush(&mut session);
+        }
+    }
+
+    fn try_write(&self, bytes: &[u8]) -> io::Result<usize> {
+        let mut session = self.lock();
+        self.flush(&mut session)?;
+        let written = session.writer().write(bytes)?;
+        match self.flush(&mut session) {
+            Err(error) if error.kind() != io::ErrorKind::WouldBlock => Err(error),
+            _ => Ok(written),
+        }
+    }
+
+    /// That it is no accident that nothing more comes (RFC 8446 §6.1).
+    fn say_goodbye(&self) {
+        let mut session = self.lock();
+        session.send_close_notify();
+        let _ = self.flush(&mut session);
+    }
+
+    fn adopt(self) -> io::Result<Self> {
+        let Self { raw, session } = self;
+        let raw = raw.adopt()?;
+        Ok(Self { raw, session })
     }
 }
 
-impl AsyncWrite for Stream {
-    fn poll_write(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        bytes: &[u8],
-    ) -> Poll<io::Result<usize>> {
-        match self.get_mut() {
-            Self::Tcp(stream) => Pin::new(stream).poll_write(cx, bytes),
-            Self::Unix(stream) => Pin::new(stream).poll_write(cx, bytes),
-        }
+/// What a handshake waits for.
+enum Pause {
+    ToRead,
+    ToWrite,
+    ForEver(io::Error),
+}
+
+/// The connection below TLS.
+struct Raw<'a>(&'a Stream);
+
+impl Read for Raw<'_> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        self.0.try_read(buffer)
+    }
+}
+
+impl Write for Raw<'_> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0.try_write(bytes)
     }
 
-    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Poll::Ready(Ok(()))
-    }
-
-    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        match self.get_mut() {
-            Self::Tcp(stream) => Pin::new(stream).poll_shutdown(cx),
-            Self::Unix(stream) => Pin::new(stream).poll_shutdown(cx),
-        }
-    }
-
-    fn poll_write_vectored(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        pieces: &[IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        match self.get_mut() {
-            Self::Tcp(stream) => Pin::new(stream).poll_write_vectored(cx, pieces),
-            Self::Unix(stream) => Pin::new(stream).poll_write_vectored(cx, pieces),
-        }
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        true
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
     }
 }
 
@@ -172,25 +347,21 @@ pub struct Resting {
     thread: ThreadId,
 }
 
-impl Kept for Resting {
+impl Resting {
     /// Whether the application still has it open and has said nothing that
     /// nobody asked for (C159).
-    fn state(&self) -> KeptState {
+    pub fn is_usable(&self) -> bool {
         let flags = RecvFlags::PEEK | RecvFlags::DONTWAIT;
-        let peek = || Ok(rustix::net::recv(&self.stream, &mut [0u8; 1], flags)?);
+        let peek = || Ok(rustix::net::recv(&self.stream, &mut [0u8; 1], flags)?.0);
         // So it is also known that there is nothing to read.
         let peeked = match &self.stream {
-            Stream::Tcp(stream) => stream.try_io(Interest::READABLE, peek),
-            Stream::Unix(stream) => stream.try_io(Interest::READABLE, peek),
+            // What comes may be TLS's own.
+            Stream::Tls(tls) => tls.try_read(&mut [0]),
+            Stream::Tcp(_) | Stream::Unix(_) => self.stream.try_io(peek),
         };
-        match peeked {
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => KeptState::Usable,
-            _ => KeptState::Closed,
-        }
+        matches!(peeked, Err(error) if error.kind() == io::ErrorKind::WouldBlock)
     }
-}
 
-impl Resting {
     /// What the application writes from now on fails, on a Unix socket.
     pub fn take_no_more(&self) {
         // One that has gone has nothing to write.
@@ -204,7 +375,7 @@ impl Resting {
 
     /// The application reads an end.
     pub fn send_no_more(&self) {
-        let _ = rustix::net::shutdown(&self.stream, Shutdown::Write);
+        self.stream.send_no_more();
     }
 
     /// Before [`Resting::take_no_more`]: whether the application writes no more.
@@ -226,9 +397,6 @@ impl Resting {
         if self.thread == thread::current().id() {
             return Ok(self.stream);
         }
-        match self.stream {
-            Stream::Tcp(stream) => TcpStream::from_std(stream.into_std()?).map(Stream::Tcp),
-            Stream::Unix(stream) => UnixStream::from_std(stream.into_std()?).map(Stream::Unix),
-        }
+        self.stream.adopt()
     }
 }

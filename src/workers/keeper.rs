@@ -22,7 +22,6 @@ use crate::error::{Area, Diagnosis};
 use crate::gateway::backend::Backend;
 use crate::gateway::process::{Ended, Processes};
 use crate::gateway::spawn::SpawnError;
-use crate::gateway::stream::Resting;
 use crate::log::{Log, escape};
 
 /// A worker that ends sooner was no start (C168).
@@ -47,7 +46,7 @@ pub struct Keeper {
     job: Job,
     options: Options,
     places: Vec<Place>,
-    backend: Arc<Backend<Resting>>,
+    backend: Arc<Backend>,
     processes: Processes,
     log: Log,
     /// So many are to be at work.
@@ -114,7 +113,7 @@ impl Keeper {
         job: Job,
         options: Options,
         listeners: Vec<OwnedFd>,
-        backend: Arc<Backend<Resting>>,
+        backend: Arc<Backend>,
         processes: Processes,
         log: Log,
     ) -> Self {

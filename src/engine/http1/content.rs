@@ -14,7 +14,7 @@ use tokio::net::tcp::OwnedReadHalf;
 use tokio::sync::Notify;
 use tokio::time::timeout;
 
-use super::chunked::{Decoded, Decoder};
+use crate::engine::chunked::{Decoded, Decoder};
 use crate::engine::framing::Framing;
 use crate::engine::patience::{Budget, Patience};
 use crate::message::{BodyError, Next, Source};
@@ -109,7 +109,7 @@ impl Inbound {
         receiving.content = match framing {
             Framing::None | Framing::Length(0) => Content::Read,
             Framing::Length(length) => Content::Length(length),
-            Framing::Chunked => Content::Chunked(Decoder::new()),
+            Framing::Chunked => Content::Chunked(Decoder::of_request()),
         };
         // Bytes that are on their way already show that it doesn't wait.
         receiving.awaits_continue = expects_continue && receiving.buffer.is_empty();

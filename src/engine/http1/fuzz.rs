@@ -4,9 +4,9 @@
 use bytes::{BufMut, Bytes, BytesMut};
 use http::header::{HOST, HeaderValue, REFERER, USER_AGENT};
 
-use super::chunked::{Decoded, Decoder};
 use super::head::{self, Search};
 use crate::engine::Limits;
+use crate::engine::chunked::{Decoded, Decoder};
 use crate::engine::framing::{self, Framing};
 use crate::gateway::unchunk::Unchunk;
 use crate::message::Connection;
@@ -135,7 +135,7 @@ pub fn chunked(data: &[u8]) {
 
 /// The content, and how many bytes follow it; `None` if it doesn't end well.
 fn decode(wire: &[u8], step: usize) -> (Vec<u8>, Option<usize>) {
-    let mut decoder = Decoder::new();
+    let mut decoder = Decoder::of_request();
     let mut buffer = BytesMut::new();
     let mut content = Vec::new();
     let mut arrived = 0;

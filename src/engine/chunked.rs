@@ -1,6 +1,6 @@
-//! The chunked transfer coding of a request (RFC 9112 §7.1), read strictly:
-//! hexadecimal digits, CRLF and nothing else ends a line. Extensions are
-//! ignored and trailers dropped, both bounded (contract C75).
+//! The chunked transfer coding (RFC 9112 §7.1), read strictly: hexadecimal
+//! digits, CRLF and nothing else ends a line. Extensions are ignored and trailers
+//! dropped, both bounded (contract C75).
 
 use bytes::{Buf, Bytes, BytesMut};
 
@@ -14,6 +14,8 @@ const MAX_OVERHEAD_BYTES: usize = 64 << 10;
 pub struct Decoder {
     state: State,
     overhead: usize,
+    /// Spaces may follow a chunk's size.
+    padded: bool,
 }
 
 #[derive(Debug)]
@@ -42,10 +44,19 @@ pub enum Decoded {
 pub struct Malformed;
 
 impl Decoder {
-    pub fn new() -> Self {
+    pub fn of_request() -> Self {
         Self {
             state: State::Size,
             overhead: 0,
+            padded: false,
+        }
+    }
+
+    /// For an answer: some old servers write sizes of a fixed width, with spaces.
+    pub fn of_answer() -> Self {
+        Self {
+            padded: true,
+            ..Self::of_request()
         }
     }
 
@@ -57,7 +68,12 @@ impl Decoder {
                     let Some(line) = Self::take_line(buffer)? else {
                         return Ok(Decoded::More);
                     };
-                    let (size, extension) = chunk_size(&line)?;
+                    let line = if self.padded {
+                        line.trim_ascii_end()
+                    } else {
+                        &line[..]
+                    };
+                    let (size, extension) = chunk_size(line)?;
                     self.add_overhead(extension)?;
                     match size {
                         0 => State::Trailer,
@@ -152,7 +168,7 @@ mod tests {
 
     /// The data and what is left in the buffer, or `None` if it is malformed.
     fn decode(wire: &[u8], step: usize) -> Option<(Vec<u8>, usize)> {
-        let mut decoder = Decoder::new();
+        let mut decoder = Decoder::of_request();
         let mut buffer = BytesMut::new();
         let mut data = Vec::new();
         let mut pieces = wire.chunks(step);
@@ -196,6 +212,17 @@ mod tests {
                 let expected = expected.map(|data| (data.as_bytes().to_vec(), 0));
                 assert_eq!(found, expected, "{wire:?} in steps of {step}");
             }
+        }
+    }
+
+    #[test]
+    fn sizes_of_answers_may_be_padded() {
+        for (mut decoder, expected) in [
+            (Decoder::of_request(), Err(Malformed)),
+            (Decoder::of_answer(), Ok(Decoded::Data("ab"[..].into()))),
+        ] {
+            let mut buffer = BytesMut::from("2   \r\nab");
+            assert_eq!(decoder.decode(&mut buffer), expected);
         }
     }
 
