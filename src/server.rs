@@ -177,14 +177,22 @@ fn file_options(config: &Config, let_in: Option<&Pattern>) -> files::Options {
         let open = route.role == Role::Authorizer && is_inside(&folder);
         (!open).then_some(folder)
     });
-    let endings = routes().filter_map(|route| route.pattern.ending());
     files::Options {
         follow_links: config.follow_links,
         hidden: config.hidden,
         withheld: folders.chain(scripts.dirs.iter().map(Into::into)).collect(),
-        withheld_extensions: endings.chain(scripts.extensions.iter().cloned()).collect(),
+        withheld_extensions: source_endings(config),
         codings: config.codings,
     }
+}
+
+/// The endings of files that are programs, and never sent as they are.
+fn source_endings(config: &Config) -> Vec<String> {
+    let routes = config.routes.routes.iter();
+    let endings = routes.filter_map(|route| route.pattern.ending());
+    endings
+        .chain(config.scripts.extensions.iter().cloned())
+        .collect()
 }
 
 fn application_options(config: &Config) -> application::Options {
@@ -202,6 +210,7 @@ fn statics(config: &Config) -> Result<Vec<Static>, StartError> {
             follow_links: config.follow_links,
             hidden: config.hidden,
             codings: config.codings,
+            withheld_extensions: source_endings(config),
             ..files::Options::default()
         };
         Ok(Static {

@@ -216,6 +216,19 @@ pub fn decode(text: &[u8]) -> Result<Vec<u8>, TargetError> {
     Ok(bytes)
 }
 
+/// A file's name without what editors and patch tools append where they leave an
+/// older version beside it.
+pub fn without_backup_marks(name: &[u8]) -> &[u8] {
+    const MARKS: [&[u8]; 5] = [b"~", b".bak", b".orig", b".swp", b".tmp"];
+    if let [b'#', inner @ .., b'#'] = name {
+        return inner;
+    }
+    let mut marks = MARKS.iter();
+    marks
+        .find_map(|mark| name.strip_suffix(*mark))
+        .unwrap_or(name)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

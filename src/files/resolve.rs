@@ -23,6 +23,7 @@ use rustix::fs::{self as rfs, AtFlags, CWD, Mode, OFlags, ResolveFlags};
 use rustix::io::Errno;
 
 use super::Options;
+use crate::target::without_backup_marks;
 
 /// The folder that is served.
 pub(super) struct Root {
@@ -125,6 +126,13 @@ impl Root {
     /// not, but for `.well-known` (RFC 8615).
     pub(super) fn shows(&self, name: &OsStr) -> bool {
         self.options.hidden || !name.as_bytes().starts_with(b".") || name == ".well-known"
+    }
+
+    /// Whether a listing has it. A program is there for everybody, a backup of one
+    /// for nobody.
+    pub(super) fn lists(&self, name: &OsStr) -> bool {
+        let is_backup = || without_backup_marks(name.as_bytes()) != name.as_bytes();
+        self.shows(name) && !(self.has_withheld_extension(Path::new(name)) && is_backup())
     }
 
     /// Opens what `path`, relative to the root and free of dot segments, names.
@@ -320,7 +328,13 @@ impl Root {
     /// Whether the name says that the file is a script. In any case, because
     /// the file system may ignore it.
     fn has_withheld_extension(&self, path: &Path) -> bool {
-        path.extension().is_some_and(|ending| {
+        if self.options.withheld_extensions.is_empty() {
+            return false;
+        }
+        let name = path.file_name().map_or(&b""[..], OsStr::as_bytes);
+        // The source of a script stands in its backup, too.
+        let name = Path::new(OsStr::from_bytes(without_backup_marks(name)));
+        name.extension().is_some_and(|ending| {
             let mut withheld = self.options.withheld_extensions.iter();
             withheld.any(|other| ending.eq_ignore_ascii_case(other))
         })

@@ -21,7 +21,7 @@ use rustix::fs::{Access, AtFlags, CWD};
 use rustix::io::Errno;
 
 use crate::error::{Diagnosis, Fault};
-use crate::target::UrlPath;
+use crate::target::{UrlPath, without_backup_marks};
 
 /// Where scripts are looked for.
 #[derive(Clone, Debug, Default)]
@@ -434,20 +434,9 @@ fn is_hidden(name: &[u8]) -> bool {
     name.starts_with(b".")
 }
 
-/// What editors and patch tools leave beside a script (C53).
+/// C53.
 fn is_backup(name: &[u8]) -> bool {
     without_backup_marks(name) != name
-}
-
-fn without_backup_marks(name: &[u8]) -> &[u8] {
-    const MARKS: [&[u8]; 5] = [b"~", b".bak", b".orig", b".swp", b".tmp"];
-    if let [b'#', inner @ .., b'#'] = name {
-        return inner;
-    }
-    let mut marks = MARKS.iter();
-    marks
-        .find_map(|mark| name.strip_suffix(*mark))
-        .unwrap_or(name)
 }
 
 /// Whether some file system takes both for one name: case is ignored by many,

@@ -58,7 +58,7 @@ impl Names {
                 Err(errno) => return Err(errno.into()),
             };
             let name = entry.file_name().to_bytes();
-            if matches!(name, b"." | b"..") || !root.shows(OsStr::from_bytes(name)) {
+            if matches!(name, b"." | b"..") || !root.lists(OsStr::from_bytes(name)) {
                 continue;
             }
             let kind = entry.file_type();
