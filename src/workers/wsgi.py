@@ -187,6 +187,7 @@ def main(arguments):
     except (OSError, ValueError) as error:
         return complain(EXIT_CANNOT, str(error))
     faulthandler.enable()
+    os.register_at_fork(after_in_child=note_fork)
     # Until there is something to finish; no traceback of an import broken off.
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     files = LoadedFiles(control) if settings.files else None
@@ -379,7 +380,8 @@ def load(text):
     if "/" in name or name.endswith(".py") or name.endswith(".wsgi") and os.path.isfile(name):
         module = import_file(name)
     else:
-        if not all(part.isidentifier() for part in name.split(".")):
+        # Not all that can be imported is an identifier: `my-app` is none.
+        if not name or name.split() != [name] or not all(name.split(".")):
             raise Unusable("'%s' is not the name of a module" % name)
         # Not importlib: its frames would stand in the traceback.
         __import__(name)
@@ -511,10 +513,21 @@ def report_failure(error, application, control, files):
 
 def hint_for(error, application):
     name = application.partition(":")[0]
+    first = name.partition(".")[0]
+    folder = sys.path[0]
+    there = getattr(sys.modules.get(first), "__file__", None) or folder
+    beside = os.path.join(folder, first)
+    # Python has loaded another one of that name for itself.
+    if not there.startswith(folder) and (os.path.isdir(beside) or os.path.isfile(beside + ".py")):
+        return ["hint: `%s` is %s; give yours another name, or name its file: %s.py:app"
+                % (first, there, name.replace(".", "/"))]
     missing = getattr(error, "name", None)
-    if isinstance(error, ModuleNotFoundError) and missing and (name + ".").startswith(missing + "."):
-        return ["hint: looked in %s first" % os.pathsep.join(sys.path[:1])]
-    return []
+    if not isinstance(error, ModuleNotFoundError) or not missing:
+        return []
+    if (name + ".").startswith(missing + "."):
+        return ["hint: looked in %s first" % folder]
+    return ["hint: %s has no such module; install it there, or choose another: `--python PATH`"
+            % sys.executable]
 
 
 def without_own_frames(trace):
@@ -535,8 +548,10 @@ def files_of(error, trace):
 
 def one_line(error):
     text = "".join(traceback.format_exception_only(type(error), error)).strip()
-    # A SyntaxError shows its place in the lines before.
-    return text.splitlines()[-1] if text else type(error).__name__
+    # A SyntaxError shows its place in the lines before; what is behind the first one
+    # of others is explanation.
+    which = -1 if isinstance(error, SyntaxError) else 0
+    return text.splitlines()[which] if text else type(error).__name__
 
 
 class LoadedFiles:
@@ -760,6 +775,9 @@ class Worker:
         }
 
     def run(self, slot, life_line=None):
+        global is_child
+        # With `--preload` it is forked itself.
+        is_child = False
         try:
             records = self.board.records(slot)
         except OSError as error:
@@ -1102,6 +1120,32 @@ checked_names = {}
 checked_statuses = {}
 
 
+# In a process that the application has forked, which shares the worker's sockets.
+is_child = False
+
+
+def note_fork():
+    global is_child
+    is_child = True
+
+
+def leave_child(error=None):
+    """Ends a process of the application's own that comes back from it: the request, and
+    those that follow, are the worker's."""
+    status = 0
+    if isinstance(error, SystemExit):
+        status = error.code if isinstance(error.code, int) else int(error.code is not None)
+    elif error is not None:
+        status = 1
+        traceback.print_exception(type(error), error, error.__traceback__)
+    for stream in sys.stdout, sys.stderr:
+        try:
+            stream.flush()
+        except (AttributeError, OSError, ValueError):
+            pass
+    os._exit(status & 0xff)
+
+
 class Exchange:
     """One call of the application, and what becomes of its answer."""
 
@@ -1132,8 +1176,12 @@ class Exchange:
         result = None
         try:
             result = application(environ, self.start_response)
+            if is_child:
+                leave_child()
             self.send_result(result)
         except BaseException as error:
+            if is_child:
+                leave_child(error)
             self.fail(error)
         close = getattr(result, "close", None)
         if close is not None:
@@ -1141,6 +1189,8 @@ class Exchange:
                 close()
             except BaseException as error:
                 self.log(error)
+        if is_child:
+            leave_child()
         if self.keep is LATER:
             if self.left == 0:
                 self.say_free()

@@ -29,15 +29,24 @@ pub fn interpreter(options: &JobOptions) -> Result<PathBuf, StartError> {
     let active = active.filter(|(name, value)| name == "VIRTUAL_ENV" && !value.is_empty());
     let active = active.map(|(_, folder)| PathBuf::from(folder));
     let beside = [".venv", "venv"].map(|name| options.directory.join(name));
-    let environments = active.chain(beside);
-    environments
-        .map(|folder| folder.join("bin/python"))
-        .find_map(|python| find_program(python.as_os_str(), options))
-        .or_else(|| find_program("python3".as_ref(), options))
-        .ok_or_else(|| {
-            StartError::failed("there is no Python to run WSGI applications")
-                .hint("install python3, or name an interpreter: `--python PATH`")
-        })
+    for folder in active.chain(beside) {
+        let python = folder.join("bin/python");
+        if let Some(python) = find_program(python.as_os_str(), options) {
+            return Ok(python);
+        }
+        // Without what it holds the application would only seem to be broken.
+        if folder.join("pyvenv.cfg").exists() {
+            let message = format!("{} can't be run", python.display());
+            return Err(StartError::failed(message).hint(
+                "make the virtual environment anew (`python3 -m venv --clear`), or choose \
+                 another Python: `--python PATH`",
+            ));
+        }
+    }
+    find_program("python3".as_ref(), options).ok_or_else(|| {
+        StartError::failed("there is no Python to run WSGI applications")
+            .hint("install python3, or name an interpreter: `--python PATH`")
+    })
 }
 
 /// Whether a worker that ended so could not load the application: the import

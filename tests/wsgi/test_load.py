@@ -2,6 +2,7 @@
 
 import os
 import pathlib
+import sys
 import tempfile
 
 from .support import APPLICATIONS, WORKER, Case
@@ -31,6 +32,7 @@ class Names(Case):
             ("package/__init__.py:app", "package.app"),
             ("odd-name.wsgi", "odd-name.application"),
             ("site.py:app", "site_wsgi.app"),
+            ("odd-module:app", "odd-module.app"),
         ]
         for name, answer in rows:
             with self.subTest(name=name):
@@ -113,7 +115,17 @@ class Failures(Case):
             self.assertIn("hint: looked in %s first" % LOAD, output)
         # One that the application misses is another matter.
         words, output, _ = self.failure("misses:app", 3)
-        self.assertNotIn("hint", output)
+        self.assertIn("hint: %s has no such module; install it there" % sys.executable, output)
+
+    def test_a_module_of_pythons_own_that_is_meant_otherwise_is_told(self):
+        for name, status in (("site:app", 4), ("site.app:app", 3)):
+            _, output, _ = self.failure(name, status)
+            self.assertIn("hint: `site` is ", output)
+            self.assertIn("give yours another name", output)
+
+    def test_an_error_of_several_lines_is_told_by_its_first(self):
+        words, _, _ = self.failure("explains.py", 3)
+        self.assertEqual(words, "import ValueError: could not connect")
 
     def test_an_exit_during_the_import_is_a_failure(self):
         words, _, _ = self.failure("exits_at_import", 3)
