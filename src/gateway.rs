@@ -23,6 +23,7 @@ mod stderr;
 mod stdin;
 pub mod sticky;
 pub mod stream;
+mod trust;
 pub mod unchunk;
 pub mod upstream;
 mod uwsgi;

@@ -55,6 +55,7 @@ fn answering(server: &Server, target: &str) -> u32 {
 fn refused(args: &[&str]) -> std::process::Output {
     std::process::Command::new(env!("CARGO_BIN_EXE_serve-here"))
         .args(args)
+        .env_remove("VIRTUAL_ENV")
         .output()
         .expect("the program can be run")
 }

@@ -82,6 +82,8 @@ struct Shared {
     /// The document root as the application sees it (C172).
     root: Option<PathBuf>,
     sticky: Option<Sticky>,
+    /// It gets a request when all of the content is here.
+    whole: bool,
     options: Options,
     log: Log,
 }
@@ -107,6 +109,8 @@ impl Application {
                 Some(_) => options.answer.unwrap_or(WORKER_WAIT),
                 None => connect,
             },
+            // Mostly there is a process for each connection.
+            patience: Duration::ZERO,
             sticky: target.sticky.is_some(),
             staffed: target.staff.is_some(),
         };
@@ -128,6 +132,7 @@ impl Application {
             keep: target.keep > 0 && keeps,
             root: target.root,
             sticky: target.sticky,
+            whole: target.whole.unwrap_or(false),
             options,
             log,
         };
@@ -147,7 +152,12 @@ impl Application {
     pub async fn run(&self, mut facts: Facts<'_>, body: Body) -> Result<Outcome, Fault> {
         let shared = &self.shared;
         let subject = &facts.script.subject;
-        let content = Content::of(body, shared.options.max_body).await;
+        let max_body = shared.options.max_body;
+        let content = if shared.whole {
+            Content::whole(body, max_body).await
+        } else {
+            Content::of(body, max_body).await
+        };
         let mut content = content.map_err(|error| shared.party(subject).content_fault(&error))?;
         facts.content_length = content.length();
         let elsewhere;

@@ -69,6 +69,7 @@ impl Party<'_> {
                 "all-rest",
                 "each of its addresses has failed a moment ago",
             ),
+            Trouble::Unready => (RETRY_AFTER, "not-ready", "its workers are still starting"),
             _ => (
                 RETRY_AFTER,
                 "no-connection",
@@ -215,7 +216,11 @@ impl Failed {
                 retry_after: Some(RETRY_AFTER),
                 ..Self::bad_gateway("out-of-resources", what)
             },
-            Trouble::Full | Trouble::Busy | Trouble::Resting(_) | Trouble::Down(_) => Self {
+            Trouble::Full
+            | Trouble::Busy
+            | Trouble::Unready
+            | Trouble::Resting(_)
+            | Trouble::Down(_) => Self {
                 retry_after: Some(RETRY_AFTER),
                 ..Self::bad_gateway("queue-full", what)
             },
@@ -318,7 +323,7 @@ impl Trouble {
             Self::Refused(error) => format!("no connection: {}", plain(error)),
             Self::Late => "no connection in time".into(),
             Self::Exhausted(error) => plain(error),
-            Self::Full | Self::Busy | Self::Resting(_) | Self::Down(_) => {
+            Self::Full | Self::Busy | Self::Unready | Self::Resting(_) | Self::Down(_) => {
                 "its queue of connections is full".into()
             }
         }

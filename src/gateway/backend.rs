@@ -2,6 +2,7 @@
 //! and their connections kept for the next request. Knows no protocol; nothing
 //! else in the gateway connects to anybody.
 
+use std::collections::VecDeque;
 use std::fmt;
 use std::io;
 use std::net::Ipv6Addr;
@@ -44,7 +45,7 @@ const PROBES: u32 = 10;
 /// request that can be repeated elsewhere.
 const UNACKNOWLEDGED: Duration = Duration::from_secs(2);
 /// Workers that a request which may be run twice is tried at.
-const WORKERS_TRIED: usize = 3;
+const WORKERS_TRIED: usize = 2;
 /// An idle connection is kept so long.
 const KEEP_TIME: Duration = Duration::from_secs(10);
 /// How long a listening socket whose queue is full is tried again (C162).
@@ -105,6 +106,9 @@ pub struct Options {
     pub check: Option<Duration>,
     /// For a turn where all connections are in use.
     pub wait: Duration,
+    /// How long a request on a new connection waits before kept ones are taken to
+    /// be in its way (C160).
+    pub patience: Duration,
     /// Requests may wait for an address of their own.
     pub sticky: bool,
     /// Its addresses are workers that are started from here: none is open
@@ -139,10 +143,14 @@ struct Host {
 struct State {
     /// Requests that are with it.
     outstanding: usize,
-    /// Those of them that wait on a new connection and have heard nothing yet:
-    /// nobody may have accepted it, because each worker of the application is
-    /// kept by a connection (C160).
-    unheard: usize,
+    /// Those of them that wait on a new connection and have heard nothing yet, the
+    /// oldest first: nobody may have accepted it, because each worker of the
+    /// application is kept by a connection (C160).
+    unheard: VecDeque<(u64, Instant)>,
+    /// New connections so far.
+    dialled: u64,
+    /// When something came on a new connection last.
+    heard: Option<Instant>,
     /// Those of them that no answer has begun to.
     unanswered: usize,
     /// It has answered none of them since then.
@@ -152,6 +160,8 @@ struct State {
     idle: Vec<(Instant, Resting)>,
     /// A task is there that closes what is idle for too long.
     tended: bool,
+    /// A task is there that closes what is in the way of others.
+    relieved: bool,
     /// Since the last success.
     failures: u32,
     rest: Option<Rest>,
@@ -217,6 +227,8 @@ pub enum Trouble {
     Down(Arc<Diagnosis>),
     /// No address has a connection to spare, for so long.
     Busy,
+    /// No worker that is started from here has begun to serve, for so long.
+    Unready,
     /// A connection could not be made.
     Refused(io::Error),
     /// The time to make one is over.
@@ -239,12 +251,15 @@ impl Backend {
             address,
             state: Mutex::new(State {
                 outstanding: 0,
-                unheard: 0,
+                unheard: VecDeque::new(),
+                dialled: 0,
+                heard: None,
                 unanswered: 0,
                 silent_since: None,
                 answered: None,
                 idle: Vec::new(),
                 tended: false,
+                relieved: false,
                 failures: 0,
                 rest: None,
                 work: Work {
@@ -317,7 +332,12 @@ impl Backend {
                 chosen => return chosen,
             }
             if timeout_at(give_up, freed).await.is_err() {
-                return Err(Trouble::Busy);
+                let is_closed = |host: &Host| host.lock().work.closed;
+                return Err(if self.hosts.iter().all(is_closed) {
+                    Trouble::Unready
+                } else {
+                    Trouble::Busy
+                });
             }
         }
     }
@@ -373,7 +393,7 @@ impl Backend {
             return Standing::Closed;
         }
         // With no other to turn to, resting would help nobody.
-        let rest = state.rest.as_ref().filter(|_| self.hosts.len() > 1);
+        let rest = state.rest.as_ref().filter(|_| self.has_others());
         if let Some(rest) = rest {
             let due = rest.due(repeatable);
             // Whether a connection can be made, others find out.
@@ -417,7 +437,7 @@ impl Backend {
             pull,
             began: Instant::now(),
             probe: is_try,
-            unheard: false,
+            unheard: None,
             unanswered: true,
         })
     }
@@ -470,6 +490,18 @@ impl State {
         } else {
             self.outstanding
         }
+    }
+
+    /// How many requests seem to wait for what kept connections hold: for so long,
+    /// with no other one heard meanwhile.
+    fn in_the_way(&self, patience: Duration) -> usize {
+        let now = Instant::now();
+        let is_long = |since: Instant| now.saturating_duration_since(since) >= patience;
+        if self.heard.is_some_and(|heard| !is_long(heard)) {
+            return 0;
+        }
+        let waiting = self.unheard.iter();
+        waiting.take_while(|(_, since)| is_long(*since)).count()
     }
 
     /// A request that had no answer has begun to get one, or never will.
@@ -613,8 +645,8 @@ pub struct Turn {
     began: Instant,
     /// It tries whether the address is back.
     probe: bool,
-    /// On a new connection, and nothing was heard yet.
-    unheard: bool,
+    /// The number of a new connection on which nothing was heard yet.
+    unheard: Option<u64>,
     /// No answer has begun.
     unanswered: bool,
 }
@@ -635,7 +667,7 @@ impl Turn {
     }
 
     /// For a connection to be made.
-    pub fn patience(&self) -> Duration {
+    pub fn connect_time(&self) -> Duration {
         self.backend.options.connect
     }
 
@@ -673,10 +705,14 @@ impl Turn {
     /// can't be used here makes room, and none is kept meanwhile (C160).
     fn make_room(&mut self) {
         let mut state = self.host().lock();
-        state.idle.pop();
-        state.unheard += 1;
+        if self.backend.options.patience.is_zero() {
+            state.idle.pop();
+        }
+        state.dialled += 1;
+        let number = state.dialled;
+        state.unheard.push_back((number, Instant::now()));
         drop(state);
-        self.unheard = true;
+        self.unheard = Some(number);
     }
 
     async fn connect_beside(
@@ -792,8 +828,13 @@ impl Turn {
 
     /// The application has said something.
     pub fn heard(&mut self) {
-        if std::mem::take(&mut self.unheard) {
-            self.host().lock().unheard -= 1;
+        if let Some(number) = self.unheard.take() {
+            let mut state = self.host().lock();
+            let place = state.unheard.binary_search_by_key(&number, |&(n, _)| n);
+            if let Ok(place) = place {
+                state.unheard.remove(place);
+            }
+            state.heard = Some(Instant::now());
         }
     }
 
@@ -844,6 +885,11 @@ impl Turn {
     }
 
     fn failed(&mut self, weight: u32, unreachable: bool, why: &str) {
+        if self.is_staffed() {
+            // What is wrong with a worker, whoever has started it sees to; one page
+            // that fails says nothing about the others.
+            return;
+        }
         let now = Instant::now();
         let again = std::mem::take(&mut self.probe);
         let pause = {
@@ -884,10 +930,14 @@ impl Turn {
     pub fn keep(mut self, connection: Resting) {
         self.heard();
         let Options {
-            keep, connections, ..
+            keep,
+            connections,
+            patience,
+            ..
         } = self.backend.options;
         let mut state = self.host().lock();
-        if connections == usize::MAX && state.unheard > 0 {
+        let waited_for = connections == usize::MAX && !state.unheard.is_empty();
+        if waited_for && state.in_the_way(patience) > 0 {
             return;
         }
         if state.idle.len() >= keep || state.rest.is_some() || state.work.closed {
@@ -896,6 +946,9 @@ impl Turn {
         state.idle.push((Instant::now(), connection));
         if !std::mem::replace(&mut state.tended, true) {
             tokio::spawn(tend(Arc::clone(&self.backend), self.at));
+        }
+        if waited_for && !std::mem::replace(&mut state.relieved, true) {
+            tokio::spawn(relieve(Arc::clone(&self.backend), self.at));
         }
     }
 }
@@ -988,6 +1041,22 @@ async fn tend(backend: Arc<Backend>, at: usize) {
             }
         };
         tokio::time::sleep_until(oldest + KEEP_TIME).await;
+    }
+}
+
+/// Closes idle connections as long as requests may wait for what they hold.
+async fn relieve(backend: Arc<Backend>, at: usize) {
+    let patience = backend.options.patience;
+    loop {
+        sleep(patience).await;
+        let mut state = backend.hosts[at].lock();
+        if state.unheard.is_empty() || state.idle.is_empty() {
+            state.relieved = false;
+            return;
+        }
+        for _ in 0..state.in_the_way(patience) {
+            state.idle.pop();
+        }
     }
 }
 

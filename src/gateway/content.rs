@@ -45,13 +45,20 @@ impl Content {
     /// Reads content of unknown length to its end first. `max_body` is in
     /// bytes (C70).
     pub async fn of(body: Body, max_body: u64) -> Result<Self, BodyError> {
-        let Body::Stream(StreamBody {
-            length: None,
-            source,
-        }) = body
-        else {
+        match body {
+            Body::Stream(StreamBody { length: None, .. }) => Self::whole(body, max_body).await,
+            body => Self::as_it_comes(body, max_body),
+        }
+    }
+
+    /// Reads all of the content first, in memory or a file.
+    pub async fn whole(body: Body, max_body: u64) -> Result<Self, BodyError> {
+        let Body::Stream(StreamBody { length, source }) = body else {
             return Self::as_it_comes(body, max_body);
         };
+        if length.is_some_and(|length| length > max_body) {
+            return Err(BodyError::TooLarge);
+        }
         Ok(match spool(source, max_body).await? {
             Spooled::Memory(bytes) => {
                 Self::new(Some(bytes.len() as u64), Some(bytes), Rest::Nothing)

@@ -13,8 +13,8 @@ use http::header::{
 use http::request::Parts;
 use http::uri::PathAndQuery;
 use http::{Method, StatusCode, Uri};
+use rustls::ClientConfig;
 use rustls::pki_types::ServerName;
-use rustls::{ClientConfig, RootCertStore};
 use tokio::sync::mpsc;
 use tokio::time::{Instant, timeout};
 
@@ -31,6 +31,7 @@ use super::route::{Protocol, Target};
 use super::sending::{Framing, Sending, Upload};
 use super::sticky::{Pull, Sticky};
 use super::stream::{Stream, Tls};
+use super::trust;
 use super::variables::Facts;
 use crate::engine::framing;
 use crate::error::{Fault, StartError};
@@ -41,6 +42,8 @@ use crate::message::{
 };
 use crate::target::{UrlPath, encode_segment};
 
+/// Few applications that speak HTTP have a process for each connection.
+const PATIENCE: Duration = Duration::from_millis(50);
 /// A request that has come through so many servers of this kind goes in circles.
 const MAX_HOPS: usize = 16;
 /// About what there is of an answer beside its fields.
@@ -69,6 +72,8 @@ struct Shared {
     /// The Host field, and the name in the application's certificate.
     host: Option<String>,
     sticky: Option<Sticky>,
+    /// It gets a request when all of the content is here.
+    whole: bool,
     options: Options,
     log: Log,
 }
@@ -87,12 +92,13 @@ impl Proxy {
             keep: target.keep,
             check: target.check,
             wait: connect,
+            patience: PATIENCE,
             sticky: target.sticky.is_some(),
             staffed: false,
         };
         let protocol = target.protocol;
         let tls = match protocol {
-            Protocol::Https => Some(Arc::new(trust()?)),
+            Protocol::Https => Some(Arc::new(trust::system()?)),
             _ => None,
         };
         let shared = Shared {
@@ -102,6 +108,7 @@ impl Proxy {
             path: target.path,
             host: target.host,
             sticky: target.sticky,
+            whole: target.whole.unwrap_or(false),
             options,
             log,
         };
@@ -121,7 +128,12 @@ impl Proxy {
             let diagnosis = party.diagnosis("loop", what);
             return Err(Fault::new(StatusCode::LOOP_DETECTED).because(diagnosis));
         }
-        let content = Content::as_it_comes(body, shared.options.max_body);
+        let max_body = shared.options.max_body;
+        let content = if shared.whole {
+            Content::whole(body, max_body).await
+        } else {
+            Content::as_it_comes(body, max_body)
+        };
         let mut content = content.map_err(|error| party.content_fault(&error))?;
         let request = shared.request(&facts, &content);
         let sticky = shared.sticky.as_ref();
@@ -140,24 +152,6 @@ impl Proxy {
         }
         Ok(Outcome::Response(response))
     }
-}
-
-/// With the certificates that the system trusts, or those of `SSL_CERT_FILE`.
-fn trust() -> Result<ClientConfig, StartError> {
-    let mut roots = RootCertStore::empty();
-    for certificate in rustls_native_certs::load_native_certs().certs {
-        // One that can't be read is one that is not trusted.
-        let _ = roots.add(certificate);
-    }
-    if roots.is_empty() {
-        return Err(StartError::failed(
-            "--route: the system trusts no certificates, so https can't be used",
-        )
-        .hint("apt-get install ca-certificates, or set SSL_CERT_FILE"));
-    }
-    Ok(ClientConfig::builder()
-        .with_root_certificates(roots)
-        .with_no_client_auth())
 }
 
 /// What goes to the application, whichever address it is.
@@ -529,7 +523,7 @@ impl Shared {
             Failed::bad_gateway("tls", "the address is no name that a certificate can have")
         })?;
         let secured = Tls::connect(stream, Arc::clone(tls), name);
-        match timeout(turn.patience(), secured).await {
+        match timeout(turn.connect_time(), secured).await {
             Ok(Ok(stream)) => Ok(stream),
             Ok(Err(error)) => {
                 let mut failed = Failed::bad_gateway("tls", format!("TLS: {error}"));

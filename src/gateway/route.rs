@@ -7,6 +7,7 @@
 //! for files below the served folder, which are looked up as scripts are:
 //! `*.php`, `/blog/*.php`, `/cgi-bin/*`.
 
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -69,6 +70,9 @@ pub struct Target {
     pub check: Option<Duration>,
     /// Clients stay with an address.
     pub sticky: Option<Sticky>,
+    /// The application gets a request when all of its content is here; `None`: as
+    /// the pattern has it.
+    pub whole: Option<bool>,
 }
 
 /// An application that is started from here.
@@ -143,6 +147,11 @@ impl Route {
         };
         if let Some(Sticky::Cookie(path)) = &mut route.target.sticky {
             *path = route.pattern.cookie_path();
+        }
+        // PHP takes the end of a connection for the end of the content, and runs a
+        // script on half of it (C71).
+        if route.pattern.ending().as_deref() == Some("php") {
+            route.target.whole.get_or_insert(true);
         }
         if role == Role::Authorizer {
             if route.target.protocol != Protocol::Cgi(Wire::FastCgi) {
@@ -349,6 +358,7 @@ impl Target {
             keep: DEFAULT_KEEP,
             check: None,
             sticky: None,
+            whole: None,
         }
     }
 
@@ -377,7 +387,7 @@ impl Target {
     /// Takes the options off the end of a text that may hold commas itself, and
     /// returns the rest.
     fn set_trailing<'t>(&mut self, mut text: &'t str) -> Result<&'t str, Wrong> {
-        const OPTIONS: [&str; 4] = ["connections", "keep", "root", "script"];
+        const OPTIONS: [&str; 5] = ["connections", "content", "keep", "root", "script"];
         while let Some((rest, item)) = text.rsplit_once(',')
             && let Some((name, value)) = option(item)
             && OPTIONS.contains(&name)
@@ -400,6 +410,11 @@ impl Target {
         match name {
             "path" | "host" if !is_http => return bad("it is for `http:` and `https:` only"),
             "root" | "script" if is_http => return bad("it is not for `http:` and `https:`"),
+            "content" => match value {
+                "whole" => self.whole = Some(true),
+                "streamed" => self.whole = Some(false),
+                _ => return bad("give `whole` or `streamed`"),
+            },
             "path" => match UrlPath::parse(value.as_bytes()) {
                 Ok(path) => self.path = Some(path),
                 Err(_) => return bad("give a URL path, such as `/` or `/api/`"),
@@ -443,7 +458,7 @@ impl Target {
             _ => {
                 return Err((
                     format!("the option `{name}` is unknown"),
-                    "there are connections, keep, check, sticky, root, script, path, host, modifier1 and modifier2"
+                    "there are connections, keep, check, sticky, content, root, script, path, host, modifier1 and modifier2"
                         .into(),
                 ));
             }
@@ -549,6 +564,17 @@ impl<A> Entry<A> {
         }
     }
 
+    /// `SCRIPT_NAME`. PHP programs look for the name of the script in it, to
+    /// know below which path they are.
+    fn name_below(&self, mount: &UrlPath) -> Vec<u8> {
+        let file = self.script.as_ref().and_then(|script| script.file_name());
+        let file = file.map(OsStrExt::as_bytes);
+        match file.filter(|name| name.ends_with(b".php")) {
+            Some(name) => script::joined(&[&mount.segments[..], &[name.to_vec()]].concat()),
+            None => script::joined(&mount.segments),
+        }
+    }
+
     fn find_mounted(&self, mount: &UrlPath, path: &UrlPath) -> Option<Result<Found, Fault>> {
         let rest = path.segments.strip_prefix(&mount.segments[..])?;
         if rest.is_empty() && mount.trailing_slash && !path.trailing_slash {
@@ -557,7 +583,7 @@ impl<A> Entry<A> {
         let script = script::path_info(rest, path.trailing_slash).map(|path_info| {
             Found::Script(Script {
                 file: self.script.clone().unwrap_or_default(),
-                name: script::joined(&mount.segments),
+                name: self.name_below(mount),
                 path_info,
                 subject: script::subject(&path.segments),
                 prefix: Vec::new(),

@@ -10,6 +10,7 @@ use rustix::fs::Access;
 use super::{Folder, wsgi};
 use crate::error::StartError;
 use crate::gateway::spawn::Program;
+use crate::gateway::variables::is_meta_variable;
 
 /// Everything needed to start one more worker.
 pub struct Job {
@@ -64,7 +65,14 @@ impl Job {
             subject,
             file,
             arguments: words.iter().map(OsString::from).collect(),
-            environment: options.environment.clone(),
+            // What a request says comes with it, or not at all (C37): php-cgi gives
+            // its scripts the rest of its environment, too.
+            environment: options
+                .environment
+                .iter()
+                .filter(|(name, _)| !is_meta_variable(name.as_bytes()))
+                .cloned()
+                .collect(),
             directory: options.directory.clone(),
             open_files: options.open_files,
             tells: false,

@@ -281,6 +281,8 @@ impl Keeper {
                 self.ready(at);
             } else if age >= START_TIME {
                 held.state = State::Leaving(Some(Instant::now()));
+                // It says where it hangs.
+                held.worker.leave(Leave::Stuck);
                 let pid = held.worker.pid;
                 self.fault(&too_late(pid));
             }

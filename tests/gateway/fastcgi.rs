@@ -469,7 +469,7 @@ fn a_front_controller_is_one_script_for_a_mount() {
     let fake = Fake::new(|mut stream, _| {
         let request = read_request(&mut stream).expect("a request");
         let right = request.has("SCRIPT_FILENAME", "/srv/index.php")
-            && request.has("SCRIPT_NAME", "")
+            && request.has("SCRIPT_NAME", "/app/index.php")
             && request.has("PATH_INFO", "/a/b");
         let text = format!("Content-Type: a/b\n\n{right}");
         let answer = [stdout(text.as_bytes()), end(0, 0)].concat();
@@ -478,8 +478,8 @@ fn a_front_controller_is_one_script_for_a_mount() {
     let server = Server::new()
         .args([
             "--route",
-            &format!("/=fastcgi:{},script=/srv/index.php", fake.address()),
+            &format!("/app/=fastcgi:{},script=/srv/index.php", fake.address()),
         ])
         .start();
-    assert_eq!(server.get("/a/b").text(), "true");
+    assert_eq!(server.get("/app/a/b").text(), "true");
 }

@@ -653,6 +653,13 @@ fn a_connection_that_has_left_http_ends_with_either_side() {
 
 #[test]
 fn https_is_trusted_by_its_certificate() {
+    // Such as `openssl req -x509` makes them, and such as an authority does.
+    for is_authority in ["TRUE", "FALSE"] {
+        https_is_trusted(is_authority);
+    }
+}
+
+fn https_is_trusted(is_authority: &str) {
     if !needs("openssl") || !needs("python3") {
         return;
     }
@@ -669,7 +676,10 @@ fn https_is_trusted_by_its_certificate() {
             "-addext",
             "subjectAltName=DNS:inner.test",
         ])
-        .args(["-addext", "basicConstraints=critical,CA:FALSE"])
+        .args([
+            "-addext",
+            &format!("basicConstraints=critical,CA:{is_authority}"),
+        ])
         .args(["-keyout", &key, "-out", &certificate])
         .output()
         .expect("openssl is there");
@@ -704,6 +714,52 @@ fn https_is_trusted_by_its_certificate() {
     assert_eq!((answer.status, &answer.text()[..]), (200, "/x inner.test"));
     assert_eq!(refused.status, 502);
     other.wait_for_log("(tls)\n");
+}
+
+const HELLO: &[u8] = b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhello";
+
+/// So many clients at once ask so often each.
+fn ask_often(server: &Server, clients: usize, requests: usize) {
+    thread::scope(|scope| {
+        for _ in 0..clients {
+            scope.spawn(|| {
+                let mut client = server.connect();
+                for _ in 0..requests {
+                    client.send("GET / HTTP/1.1\r\nHost: x\r\n\r\n");
+                    assert_eq!(client.response().text(), "hello");
+                }
+            });
+        }
+    });
+}
+
+#[test]
+fn connections_are_kept_under_load_c158() {
+    let fake =
+        Fake::new(
+            |mut stream, _| {
+                while read_head(&mut stream).is_some() && stream.write_all(HELLO).is_ok() {}
+            },
+        );
+    let server = Server::new()
+        .args(["--route", &format!("/=http:{}", fake.address())])
+        .start();
+    ask_often(&server, 8, 100);
+    assert!(fake.accepted() < 400, "{} connections", fake.accepted());
+}
+
+#[test]
+fn kept_connections_leave_an_application_its_only_process_c160() {
+    let process = Mutex::new(());
+    let fake = Fake::new(move |mut stream, _| {
+        let _process = process.lock().expect("nobody panics");
+        while read_head(&mut stream).is_some() && stream.write_all(HELLO).is_ok() {}
+    });
+    let server = Server::new()
+        .args(["--route", &format!("/=http:{}", fake.address())])
+        .args(["--route-timeout", "5"])
+        .start();
+    ask_often(&server, 4, 20);
 }
 
 #[test]

@@ -119,3 +119,115 @@ fn php_can_be_somebody_elses() {
     assert_eq!(answering, Some(php.id()));
     assert!(own.is_empty() && ended.is_ok());
 }
+
+#[test]
+fn a_page_with_a_bad_header_keeps_nobody_from_the_others() {
+    if !needs("php-cgi") {
+        return;
+    }
+    let server = site()
+        .file("bad.php", "<?php header('nocolon'); echo 1;")
+        .arg("--workers=1")
+        .start();
+    for _ in 0..4 {
+        assert_eq!(server.get("/bad.php").status, 502);
+        assert_eq!(server.get("/who.php").status, 200, "{}", server.log());
+    }
+}
+
+#[test]
+fn php_never_runs_on_half_of_its_content_c71() {
+    if !needs("php-cgi") {
+        return;
+    }
+    let setup = site().file(
+        "save.php",
+        "<?php file_put_contents('saved', file_get_contents('php://input') . \"\\n\", FILE_APPEND);",
+    );
+    let saved = setup.root().join("saved");
+    let server = setup.arg("--workers=1").start();
+    let mut client = server.connect();
+    client.send(server.wire(b"POST /save.php HTTP/1.1\nHost: {host}\nContent-Length: 200000"));
+    client.send(vec![b'x'; 60_000]);
+    drop(client);
+    server.wait_for_log("closed the connection");
+    assert_eq!(
+        server.request("POST", "/save.php", &[], b"whole").status,
+        200
+    );
+    assert_eq!(std::fs::read_to_string(saved).expect("a file"), "whole\n");
+}
+
+#[test]
+fn a_slow_client_keeps_no_php_worker_from_others() {
+    if !needs("php-cgi") {
+        return;
+    }
+    let server = site().arg("--workers=1").start();
+    let mut slow = server.connect();
+    slow.send(server.wire(b"POST /who.php HTTP/1.1\nHost: {host}\nContent-Length: 5"));
+    slow.send("hel");
+    assert_eq!(server.get("/who.php").status, 200);
+    slow.send("lo");
+    assert!(slow.response().text().ends_with("|hello"));
+}
+
+#[test]
+fn the_source_of_a_page_is_in_no_static_folder_and_no_archive() {
+    if !needs("unzip") {
+        return;
+    }
+    let setup = site()
+        .file("who.php.bak", WHO)
+        .file("who.php~", WHO)
+        .file("notes.txt~", "mine");
+    let root = setup.root().display().to_string();
+    let server = setup.arg(format!("--static=/all/={root}")).start();
+    for name in ["who.php", "who.php.bak", "who.php~"] {
+        assert_eq!(server.get(format!("/all/{name}")).status, 404, "{name}");
+    }
+    let listing = server.get("/").text();
+    assert!(
+        listing.contains("who.php") && !listing.contains("who.php."),
+        "{listing}"
+    );
+    assert!(!listing.contains("who.php~"), "{listing}");
+    assert_eq!(server.get("/all/plain.txt").status, 200);
+    let archive = server.get("/?archive=zip").body;
+    let file = tempfile::NamedTempFile::new().expect("there is a folder for temporary files");
+    std::fs::write(file.path(), archive).expect("the file is the test's own");
+    let list = Command::new("unzip").arg("-l").arg(file.path()).output();
+    let list = String::from_utf8_lossy(&list.expect("it is there").stdout).into_owned();
+    assert!(list.contains("notes.txt~"), "{list}");
+    assert!(!list.contains("who.php"), "{list}");
+}
+
+#[test]
+fn php_gets_nothing_of_a_request_from_the_servers_environment_c37() {
+    if !needs("php-cgi") {
+        return;
+    }
+    let server = site()
+        .file(
+            "env.php",
+            "<?php echo $_SERVER['REMOTE_USER'] ?? '-', $_SERVER['HTTPS'] ?? '-';",
+        )
+        .env("REMOTE_USER", "root")
+        .env("HTTPS", "on")
+        .start();
+    assert_eq!(server.get("/env.php").text(), "--");
+}
+
+#[test]
+fn a_front_controller_finds_the_path_it_is_below() {
+    if !needs("php-cgi") {
+        return;
+    }
+    let setup = site();
+    let file = setup.root().join("who.php").display().to_string();
+    let route = format!("--route=/app/=fastcgi:spawn:php-cgi,script={file}");
+    let server = setup.arg(route).start();
+    let text = server.get("/app/blog/1").text();
+    let (_, rest) = text.split_once(' ').expect("a number first");
+    assert_eq!(rest, "/app/who.php|/blog/1|/app/who.php/blog/1|who.php|");
+}

@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 use std::fs;
 use std::os::unix::fs::symlink;
 
-use super::{shop, wait_for_workers, with};
+use super::{refused, shop, wait_for_workers, with};
 use crate::support::{Server, eventually, needs, skip};
 
 #[test]
@@ -304,4 +304,65 @@ fn a_flask_and_a_django_application_run() {
             server.log()
         );
     }
+}
+
+#[test]
+fn a_process_that_the_application_forks_never_serves_in_its_workers_place() {
+    if !needs("python3") {
+        return;
+    }
+    let server = Server::new()
+        .file(
+            "forks.py",
+            "import os, sys\n\
+             def app(environ, start_response):\n\
+             \x20   path = environ['PATH_INFO']\n\
+             \x20   if path != '/' and os.fork() == 0:\n\
+             \x20       if path == '/raises': raise RuntimeError('job failed')\n\
+             \x20       if path == '/exits': sys.exit(3)\n\
+             \x20   elif path != '/':\n\
+             \x20       status = os.waitstatus_to_exitcode(os.wait()[1])\n\
+             \x20       path += ' %d' % status\n\
+             \x20   start_response('200 OK', [])\n\
+             \x20   return [b'%d %s' % (os.getpid(), path.encode())]\n",
+        )
+        .args(["--wsgi=forks:app", "--workers=1"])
+        .start();
+    let first = server.get("/").text();
+    let (worker, _) = first.split_once(' ').expect("a number first");
+    for (path, status) in [("/raises", 1), ("/exits", 3), ("/returns", 0)] {
+        for _ in 0..3 {
+            assert_eq!(server.get(path).text(), format!("{worker} {path} {status}"));
+            let next = server.request("POST", "/", &[], b"").text();
+            assert_eq!(next, format!("{worker} /"));
+        }
+    }
+    assert!(server.log().contains("RuntimeError: job failed"));
+}
+
+#[test]
+fn a_virtual_environment_without_its_python_is_an_error() {
+    let folder = tempfile::tempdir().expect("there is a folder for temporary files");
+    let programs = folder.path().join(".venv/bin");
+    fs::create_dir_all(&programs).expect("it is the test's own");
+    fs::write(folder.path().join(".venv/pyvenv.cfg"), "home = /gone\n").expect("so is this");
+    symlink("/gone/python3", programs.join("python")).expect("so is this");
+    let folder = folder.path().to_str().expect("plain");
+    let output = refused(&["0", folder, "--wsgi=plain:app"]);
+    let error = String::from_utf8_lossy(&output.stderr);
+    assert!(error.contains(".venv/bin/python can't be run"), "{error}");
+}
+
+#[test]
+fn an_application_that_does_not_get_ready_is_said_so() {
+    if !needs("python3") {
+        return;
+    }
+    let server = Server::new()
+        .file("sleeps.py", "import time\ntime.sleep(1000)\n")
+        .args(["--wsgi=sleeps:app", "--route-timeout=1"])
+        .start();
+    let answer = server.get("/");
+    assert_eq!(answer.status, 503);
+    assert!(answer.text().contains("still starting"), "{answer}");
 }
