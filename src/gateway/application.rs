@@ -337,7 +337,7 @@ impl Shared {
             peer: Peer {
                 shared: Arc::clone(self),
                 subject: facts.script.subject.clone(),
-                address: turn.address().to_string(),
+                address: turn.name(),
                 turn: Some(turn),
                 incoming: Incoming::new(self.protocol),
                 file: None,
@@ -383,6 +383,8 @@ impl Shared {
         // the application.
         failed.stale = reused && failed.reason == "closed" && !exchange.peer.heard;
         failed.blame(exchange.turn());
+        // Another worker may have got it than the one that was there at first.
+        place.address = exchange.turn().name();
         Err(failed)
     }
 }

@@ -148,7 +148,7 @@ impl Place {
     pub fn of(turn: &Turn) -> Self {
         Self {
             index: turn.index(),
-            address: turn.address().to_string(),
+            address: turn.name(),
             tried: turn.tried().to_vec(),
         }
     }

@@ -172,6 +172,8 @@ struct State {
 /// A worker's part of the state of its address. Without one, always open.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Work {
+    /// Its process number.
+    pub pid: u32,
     /// It gets no requests.
     pub closed: bool,
     /// Requests that are with it.
@@ -537,13 +539,14 @@ impl Backend {
         self.news.notified().await;
     }
 
-    /// A new worker is at the address, and is told when it has got `due`
-    /// requests.
-    pub fn open(&self, at: usize, due: Option<u64>) {
+    /// A new worker, the process `pid`, is at the address, and is told when it has
+    /// got `due` requests.
+    pub fn open(&self, at: usize, pid: u32, due: Option<u64>) {
         let mut state = self.hosts[at].lock();
         state.failures = 0;
         state.rest = None;
         state.work = Work {
+            pid,
             due,
             // They wait for it already.
             given: state.outstanding as u64,
@@ -659,6 +662,14 @@ impl Turn {
 
     pub fn address(&self) -> &Address {
         &self.host().address
+    }
+
+    /// The address for the log. A worker has its process number.
+    pub fn name(&self) -> String {
+        match self.address() {
+            Address::Worker(..) => format!("worker {}", self.host().lock().work.pid),
+            address => address.to_string(),
+        }
     }
 
     /// Addresses that the request was at before.
@@ -921,7 +932,7 @@ impl Turn {
 
     fn note(&self, what: &str) {
         let Backend { name, log, .. } = &*self.backend;
-        log.gateway_note(name, &self.address().to_string(), what);
+        log.gateway_note(name, &self.name(), what);
     }
 
     /// Keeps the connection for the next request, unless somebody waits for

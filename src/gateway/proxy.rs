@@ -477,7 +477,7 @@ impl Shared {
                 let exchange = Exchange {
                     shared: Arc::clone(self),
                     subject: facts.script.subject.clone(),
-                    address: turn.address().to_string(),
+                    address: turn.name(),
                     stream,
                     arrived: arriving.arrived,
                     turn,

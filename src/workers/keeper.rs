@@ -297,7 +297,7 @@ impl Keeper {
         };
         held.state = State::Serving;
         let pid = held.worker.pid;
-        self.backend.open(at, due);
+        self.backend.open(at, pid, due);
         if self.job.tells {
             self.backend.set_down(None);
             self.trace_is_told = false;
