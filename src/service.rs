@@ -236,7 +236,23 @@ impl Service {
         step: &Step,
         original: &Target,
     ) -> Result<LetIn<'_>, Fault> {
-        let Some((authorizer, found)) = self.authorizers.find(&step.target.path) else {
+        let path = &step.target.path;
+        let asked = self.authorizers.find(path);
+        // Some applications take an escaped slash for one, and the path for another
+        // than was looked at here (C45).
+        if let Some(other) = path.split_decoded() {
+            let other = other.map_err(|_| Fault::not_found())?;
+            let other = self.authorizers.find(&other).map(|found| found.0);
+            let is_same = match (&asked, other) {
+                (Some((asked, _)), Some(other)) => std::ptr::eq(*asked, other),
+                (asked, None) => asked.is_none(),
+                (None, Some(_)) => false,
+            };
+            if !is_same {
+                return Err(Fault::not_found());
+            }
+        }
+        let Some((authorizer, found)) = asked else {
             return Ok(LetIn::Everybody);
         };
         let script = match found? {

@@ -128,6 +128,22 @@ impl UrlPath {
         })
     }
 
+    /// As whoever decodes it before it is split would take it: an escaped slash
+    /// parts it, too. `None` if that is the same.
+    pub fn split_decoded(&self) -> Option<Result<Self, TargetError>> {
+        let has_slash = self.segments.iter().any(|segment| segment.contains(&b'/'));
+        has_slash.then(|| {
+            let parts = self.decoded();
+            Self::normalise(
+                parts
+                    .split(|&b| b == b'/')
+                    .skip(1)
+                    .map(<[u8]>::to_vec)
+                    .collect(),
+            )
+        })
+    }
+
     /// Relative to the root of what is served; `None` if a segment can't be a
     /// file name.
     pub fn relative(&self) -> Option<PathBuf> {

@@ -8,7 +8,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::header::{
     AUTHORIZATION, CONNECTION, CONTENT_LENGTH, EXPECT, FORWARDED, HOST, HeaderMap, HeaderName,
-    HeaderValue, PROXY_AUTHORIZATION, TE, TRAILER, TRANSFER_ENCODING, UPGRADE, VIA,
+    HeaderValue, LOCATION, PROXY_AUTHORIZATION, TE, TRAILER, TRANSFER_ENCODING, UPGRADE, VIA,
 };
 use http::request::Parts;
 use http::uri::PathAndQuery;
@@ -54,7 +54,20 @@ const PSEUDONYM: &[u8] = b"1.1 serve-here";
 const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 const X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
 const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
-const X_REAL_IP: HeaderName = HeaderName::from_static("x-real-ip");
+const X_FORWARDED_PREFIX: HeaderName = HeaderName::from_static("x-forwarded-prefix");
+/// What proxies say of a client, and applications believe.
+const FORWARDING: [HeaderName; 10] = [
+    FORWARDED,
+    X_FORWARDED_FOR,
+    X_FORWARDED_HOST,
+    X_FORWARDED_PREFIX,
+    X_FORWARDED_PROTO,
+    HeaderName::from_static("x-forwarded-port"),
+    HeaderName::from_static("x-forwarded-server"),
+    HeaderName::from_static("x-forwarded-ssl"),
+    HeaderName::from_static("x-client-ip"),
+    HeaderName::from_static("x-real-ip"),
+];
 const PROXY: HeaderName = HeaderName::from_static("proxy");
 
 /// An application behind a route.
@@ -159,6 +172,8 @@ struct Outbound {
     method: Method,
     /// As it goes out.
     head: Box<[u8]>,
+    /// The pattern's part of the path, without a slash at its end.
+    mount: String,
     framing: Framing,
     /// The client wants to leave HTTP.
     switches: bool,
@@ -175,18 +190,20 @@ impl Shared {
 
     fn request(&self, facts: &Facts<'_>, content: &Content) -> Outbound {
         let head = facts.head;
-        let switches = !content.is_there()
-            && head.extensions.get::<CanSwitch>().is_some()
-            && connection_options(&head.headers).any(|option| option == "upgrade")
-            && head.headers.contains_key(UPGRADE);
+        let protocol = head.headers.get(UPGRADE).filter(|protocol| {
+            head.extensions.get::<CanSwitch>().is_some()
+                && connection_options(&head.headers).any(|option| option == "upgrade")
+                && !names_http(protocol)
+        });
+        let protocol = protocol.cloned();
+        let switches = protocol.is_some();
         let mut headers = head.headers.clone();
-        let protocol = headers.get(UPGRADE).cloned();
         strip(&mut headers);
         strip_request(&mut headers);
         if !facts.pass_authorization {
             headers.remove(AUTHORIZATION);
         }
-        if let (true, Some(protocol)) = (switches, protocol) {
+        if let Some(protocol) = protocol {
             headers.insert(CONNECTION, HeaderValue::from_static("upgrade"));
             headers.insert(UPGRADE, protocol);
         }
@@ -201,6 +218,14 @@ impl Shared {
         let nearest = proxy.map_or(facts.connection, |Proxied(proxy)| proxy);
         let is_believed = proxy.is_some() || nearest.remote.ip().to_canonical().is_loopback();
         forwarded(&mut headers, is_believed, nearest, host.as_ref());
+        let mount = mount(&facts.script.name);
+        if self.path.is_some() {
+            let outer = headers.get(&X_FORWARDED_PREFIX);
+            let outer = outer.map_or(&b""[..], HeaderValue::as_bytes);
+            if let Ok(prefix) = HeaderValue::from_bytes(&[outer, mount.as_bytes()].concat()) {
+                headers.insert(X_FORWARDED_PREFIX, prefix);
+            }
+        }
         let scheme = HeaderValue::from_static(facts.connection.scheme());
         headers.entry(X_FORWARDED_PROTO).or_insert(scheme);
         if let Some(name) = &self.host
@@ -239,10 +264,19 @@ impl Shared {
         Outbound {
             head: wire(&method, &uri, &mut headers),
             method,
+            mount,
             framing,
             switches,
         }
     }
+}
+
+/// A path as it stands in a URL, without a slash at its end.
+fn mount(name: &[u8]) -> String {
+    let parts = name.split(|&b| b == b'/').filter(|part| !part.is_empty());
+    parts.fold(String::new(), |path, part| {
+        path + "/" + &encode_segment(part)
+    })
 }
 
 /// A head as it goes out, Host first (RFC 9110 §7.2).
@@ -269,13 +303,11 @@ fn uri(facts: &Facts<'_>, path: Option<&UrlPath>) -> Uri {
     let mut text = match path {
         Some(base) => {
             let mut text = base.encoded();
-            let info = facts.script.path_info.as_deref().unwrap_or_default();
-            let info = info.strip_prefix(b"/").unwrap_or(info);
-            if !info.is_empty() && !text.ends_with('/') {
+            let rest = remainder(facts, raw);
+            if !rest.is_empty() && !text.ends_with('/') {
                 text.push('/');
             }
-            let parts: Vec<String> = info.split(|&b| b == b'/').map(encode_segment).collect();
-            text + &parts.join("/")
+            text + &rest
         }
         None if is_plain(raw) => escaped(raw),
         None => target.path.encoded(),
@@ -285,6 +317,21 @@ fn uri(facts: &Facts<'_>, path: Option<&UrlPath>) -> Uri {
         text.push_str(&escaped(&target.query));
     }
     PathAndQuery::try_from(text).map_or_else(|_| Uri::from_static("/"), Uri::from)
+}
+
+/// What is behind the pattern's part of the path, as the client sent it wherever
+/// that can't mean another one.
+fn remainder(facts: &Facts<'_>, raw: &[u8]) -> String {
+    let mount = facts.script.name.split(|&b| b == b'/');
+    let mount = mount.filter(|part| !part.is_empty()).count();
+    if is_plain(raw) {
+        let parts: Vec<&[u8]> = raw.split(|&b| b == b'/').skip(1 + mount).collect();
+        return escaped(&parts.join(&b'/'));
+    }
+    let info = facts.script.path_info.as_deref().unwrap_or_default();
+    let info = info.strip_prefix(b"/").unwrap_or(info);
+    let parts: Vec<String> = info.split(|&b| b == b'/').map(encode_segment).collect();
+    parts.join("/")
 }
 
 /// Neither empty nor dot segments, so that it means what it says.
@@ -324,6 +371,17 @@ fn connection_options(headers: &HeaderMap) -> impl Iterator<Item = String> {
     fields
         .flat_map(|field| field.as_bytes().split(|&b| b == b','))
         .map(|option| String::from_utf8_lossy(option.trim_ascii()).to_ascii_lowercase())
+}
+
+/// Whether requests could go on in another way, past everything that is decided
+/// here: HTTP/2, or HTTP in TLS.
+fn names_http(protocol: &HeaderValue) -> bool {
+    let mut protocols = protocol.as_bytes().split(|&b| b == b',');
+    protocols.any(|protocol| {
+        let name = protocol.trim_ascii().split(|&b| b == b'/').next();
+        let name = name.unwrap_or_default().to_ascii_lowercase();
+        matches!(&name[..], b"h2c" | b"h2" | b"http" | b"tls")
+    })
 }
 
 /// Takes out what belongs to one connection (RFC 9110 §7.6.1).
@@ -370,13 +428,7 @@ fn forwarded(
 ) {
     let client = nearest.remote.ip().to_canonical();
     if !is_believed {
-        for name in [
-            FORWARDED,
-            X_FORWARDED_FOR,
-            X_FORWARDED_HOST,
-            X_FORWARDED_PROTO,
-            X_REAL_IP,
-        ] {
+        for name in FORWARDING {
             headers.remove(name);
         }
     }
@@ -537,7 +589,10 @@ impl Shared {
 
     fn server_name(&self, address: &Address) -> Option<ServerName<'static>> {
         let name = match (&self.host, address) {
-            (Some(host), _) => host.rsplit_once(':').map_or(&host[..], |(host, _)| host),
+            (Some(host), _) => match host.strip_prefix('[').and_then(|host| host.split_once(']')) {
+                Some((address, _port)) => address,
+                None => host.rsplit_once(':').map_or(&host[..], |(host, _)| host),
+            },
             (None, Address::Tcp(host, _)) => host,
             (None, Address::Unix(_) | Address::Worker(..)) => return None,
         };
@@ -650,6 +705,48 @@ struct Exchange {
     upload: Upload,
 }
 
+impl Shared {
+    /// What clients would look for at the application's own address, or below its
+    /// own path, they find here.
+    fn relocate(&self, headers: &mut HeaderMap, address: &str, mount: &str) {
+        let Some(location) = headers.get(LOCATION).and_then(|value| value.to_str().ok()) else {
+            return;
+        };
+        let own = [Some(address), self.host.as_deref()];
+        let path = own.into_iter().flatten().find_map(|host| {
+            let rest = location
+                .strip_prefix("http://")
+                .or(location.strip_prefix("https://"));
+            let rest = rest?.strip_prefix(host)?;
+            (rest.is_empty() || rest.starts_with(['/', '?', '#'])).then_some(rest)
+        });
+        let is_path = location.starts_with('/') && !location.starts_with("//");
+        let (path, is_own) = match path {
+            Some(path) => (path, true),
+            None if is_path => (location, false),
+            None => return,
+        };
+        let is_below = |folder: &str| {
+            let rest = path.strip_prefix(folder);
+            rest.is_some_and(|rest| rest.is_empty() || rest.starts_with(['/', '?', '#']))
+        };
+        let base = self.path.as_ref().map(UrlPath::encoded);
+        let base = base.as_deref().map(|base| base.trim_end_matches('/'));
+        let moved = match base {
+            // It may know where it is (X-Forwarded-Prefix).
+            Some(base) if is_below(base) && (mount.is_empty() || !is_below(mount)) => {
+                format!("{mount}{}", &path[base.len()..])
+            }
+            _ if is_own && path.starts_with('/') => path.to_owned(),
+            _ if is_own => format!("/{path}"),
+            _ => return,
+        };
+        if let Ok(moved) = HeaderValue::from_str(&moved) {
+            headers.insert(LOCATION, moved);
+        }
+    }
+}
+
 impl Exchange {
     fn note(&self, text: &str) {
         let text = format!("{}: {text}", self.address);
@@ -667,6 +764,9 @@ impl Exchange {
         *response.status_mut() = head.status;
         *response.headers_mut() = head.headers;
         strip(response.headers_mut());
+        let headers = response.headers_mut();
+        self.shared
+            .relocate(headers, &self.address, &outbound.mount);
         if let Some(reason) = head.reason {
             response.extensions_mut().insert(Reason(reason));
         }
@@ -712,6 +812,12 @@ impl Exchange {
             return Err(Failed::bad_gateway(
                 "protocol",
                 "it switches protocols unasked",
+            ));
+        }
+        if !matches!(self.upload, Upload::Done) {
+            return Err(Failed::bad_gateway(
+                "protocol",
+                "it switches protocols before the end of the request",
             ));
         }
         let mut response = Response::new(Body::Empty);

@@ -69,6 +69,31 @@ fn files_and_scripts_wait_for_the_authorizer_c151() {
 }
 
 #[test]
+fn an_escaped_slash_leads_nobody_past_the_authorizer_c45() {
+    let Some(authorizer) = authorizer() else {
+        return;
+    };
+    // It decodes a path before it splits it, as many do.
+    let application = Fake::responder("Content-Type: a/b\n\nseen");
+    let server = site(&authorizer)
+        .args(["--route", &format!("/=fastcgi:{}", application.address())])
+        .start();
+    for (path, with, without) in [
+        ("/private/x", 200, 401),
+        ("/private%2Fx", 404, 404),
+        ("/a%2F..%2Fprivate/x", 404, 404),
+        ("/%2Fprivate/x", 404, 404),
+        ("/private/a%2Fb", 200, 401),
+        ("/private/a%2F..%2F..%2Fopen", 404, 404),
+        ("/open%2Fx", 200, 200),
+    ] {
+        let answer = server.request("GET", path, &[ANN], b"");
+        assert_eq!(answer.status, with, "{path}: {answer}");
+        assert_eq!(server.get(path).status, without, "{path}");
+    }
+}
+
+#[test]
 fn what_an_authorizer_protects_is_in_no_archive_from_above() {
     let Some(authorizer) = authorizer() else {
         return;

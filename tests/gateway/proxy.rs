@@ -643,6 +643,13 @@ fn a_connection_that_has_left_http_ends_with_either_side() {
             assert_eq!(client.rest(), b"hi abcde!");
         }
     }
+    // With content, as Docker's clients do it.
+    let mut client = server.connect();
+    client.send("POST / HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: echo\r\n");
+    client.send("Content-Length: 2\r\n\r\n{}");
+    assert_eq!(client.head().expect("an answer").status, 101);
+    client.send("abc!");
+    assert_eq!(client.rest(), b"hi {}abc!");
     // One that vanishes.
     let mut client = server.connect();
     client.send("GET / HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: echo\r\n\r\n");
@@ -714,6 +721,119 @@ fn https_is_trusted(is_authority: &str) {
     assert_eq!((answer.status, &answer.text()[..]), (200, "/x inner.test"));
     assert_eq!(refused.status, 502);
     other.wait_for_log("(tls)\n");
+}
+
+#[test]
+fn the_path_behind_a_pattern_stays_as_the_client_sent_it() {
+    let fake = mirror();
+    let server = Server::new()
+        .args(["--route", &format!("/m/=http:{},path=/", fake.address())])
+        .args([
+            "--route",
+            &format!("/n/=http:{},path=/deep/", fake.address()),
+        ])
+        .start();
+    for (target, expected) in [
+        ("/m/x;jsessionid=A1", "/x;jsessionid=A1"),
+        ("/m/a%20b/%C3%A4/@:!$&'()*+,=", "/a%20b/%C3%A4/@:!$&'()*+,="),
+        ("/n/a%2Fb?c=%20", "/deep/a%2Fb?c=%20"),
+        ("/n/", "/deep/"),
+        ("/m//x/../y;z", "/y%3Bz"),
+    ] {
+        let text = server.get(target).text();
+        assert!(
+            text.starts_with(&format!("get {expected} http/1.1").to_lowercase()),
+            "{target}: {text}"
+        );
+    }
+}
+
+#[test]
+fn where_the_application_leads_is_found_here() {
+    for (location, option, expected) in [
+        ("http://{address}/login", "", "/login"),
+        ("http://{address}", "", "/"),
+        ("http://{address}.example/", "", "http://{address}.example/"),
+        ("https://elsewhere/", "", "https://elsewhere/"),
+        ("//elsewhere/", ",path=/", "//elsewhere/"),
+        ("/login", "", "/login"),
+        ("/login?a", ",path=/", "/m/login?a"),
+        ("/m/login", ",path=/", "/m/login"),
+        ("http://{address}/login", ",path=/", "/m/login"),
+        ("/in/login", ",path=/in/", "/m/login"),
+        ("/into/login", ",path=/in/", "/into/login"),
+        ("http://inner/a", ",path=/,host=inner", "/m/a"),
+        ("next", ",path=/", "next"),
+    ] {
+        let own = OnceLock::<String>::new();
+        let own = Arc::new(own);
+        let known = Arc::clone(&own);
+        let fake = Fake::new(move |mut stream, _| {
+            let _ = read_head(&mut stream);
+            let address = known.get().expect("set before the request");
+            let location = location.replace("{address}", address);
+            let _ = stream.write_all(
+                format!("HTTP/1.1 302 Found\r\nLocation: {location}\r\nContent-Length: 0\r\n\r\n")
+                    .as_bytes(),
+            );
+        });
+        own.set(fake.address()).expect("once");
+        let server = Server::new()
+            .args(["--route", &format!("/m/=http:{}{option}", fake.address())])
+            .start();
+        let found = server.get("/m/x").header("Location");
+        let expected = expected.replace("{address}", &fake.address());
+        assert_eq!(found.as_deref(), Some(&expected[..]), "{location} {option}");
+    }
+}
+
+#[test]
+fn the_application_learns_below_which_path_it_is_and_not_from_a_client() {
+    let fake = mirror();
+    let server = Server::new()
+        .args(["--route", &format!("/m/=http:{},path=/", fake.address())])
+        .args(["--trust-proxy", "192.0.2.1"])
+        .start();
+    let afar = [
+        ("X-Forwarded-For", "192.0.2.9"),
+        ("X-Forwarded-Prefix", "/outer"),
+    ];
+    let text = server.request("GET", "/m/x", &afar, b"").text();
+    // From this machine it is believed.
+    assert!(text.contains("x-forwarded-prefix: /outer/m"), "{text}");
+    let text = server.get("/m/x").text();
+    assert!(text.contains("x-forwarded-prefix: /m"), "{text}");
+}
+
+#[test]
+fn nobody_goes_on_in_http_past_what_is_decided_here() {
+    let fake = mirror();
+    let server = Server::new()
+        .args(["--route", &format!("/=http:{}", fake.address())])
+        .start();
+    for (protocol, is_passed) in [
+        ("websocket", true),
+        ("tcp", true),
+        ("h2c", false),
+        ("H2C", false),
+        ("websocket, h2c", false),
+        ("HTTP/2.0", false),
+        ("TLS/1.0", false),
+    ] {
+        if engine().as_deref() == Some("tiny-http") && is_passed {
+            continue;
+        }
+        let fields = [
+            ("Connection", "Upgrade, HTTP2-Settings"),
+            ("Upgrade", protocol),
+        ];
+        let text = server.request("GET", "/", &fields, b"").text();
+        assert_eq!(
+            text.contains("\r\nupgrade: "),
+            is_passed,
+            "{protocol}: {text}"
+        );
+    }
 }
 
 const HELLO: &[u8] = b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhello";
