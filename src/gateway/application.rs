@@ -257,7 +257,7 @@ impl Shared {
             if !rounds.go_on(&failed, &place, shared.backend.rounds()) || !content.rewind() {
                 return Err(failed.fault(&party, &place.address));
             }
-            rounds.note(&failed, &place.address);
+            rounds.note(&failed, &place);
         }
     }
 }

@@ -128,10 +128,16 @@ impl<'a> Rounds<'a> {
     }
 
     /// The log tells of each address that gave no answer.
-    pub fn note(&self, failed: &Failed, address: &str) {
+    pub fn note(&self, failed: &Failed, place: &Place) {
         if !failed.stale {
-            let text = format!("{address}: {}; another address is asked", failed.what);
-            self.party.note(&text);
+            let Place { address, .. } = place;
+            let next = if place.is_worker {
+                "it is run once more"
+            } else {
+                "another address is asked"
+            };
+            self.party
+                .note(&format!("{address}: {}; {next}", failed.what));
         }
     }
 }
@@ -140,6 +146,8 @@ impl<'a> Rounds<'a> {
 pub struct Place {
     pub index: usize,
     pub address: String,
+    /// It is started from here.
+    is_worker: bool,
     /// Where it was before.
     tried: Vec<usize>,
 }
@@ -149,6 +157,7 @@ impl Place {
         Self {
             index: turn.index(),
             address: turn.name(),
+            is_worker: turn.is_staffed(),
             tried: turn.tried().to_vec(),
         }
     }

@@ -483,7 +483,7 @@ impl Shared {
             if !rounds.go_on(&failed, &place, self.backend.size()) || !content.rewind() {
                 return Err(failed.fault(&party, &place.address));
             }
-            rounds.note(&failed, &place.address);
+            rounds.note(&failed, &place);
         }
     }
 
