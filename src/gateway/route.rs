@@ -150,7 +150,9 @@ impl Route {
         }
         // PHP takes the end of a connection for the end of the content, and runs a
         // script on half of it (C71).
-        if route.pattern.ending().as_deref() == Some("php") {
+        let script = route.target.script.as_ref();
+        let is_php = script.is_some_and(|script| script.extension() == Some("php".as_ref()));
+        if is_php || route.pattern.ending().as_deref() == Some("php") {
             route.target.whole.get_or_insert(true);
         }
         if role == Role::Authorizer {
