@@ -376,8 +376,7 @@ class Unusable(Exception):
 
 def load(text):
     name, _, expression = text.partition(":")
-    # Django's `project.wsgi` is a module, mod_wsgi's `project.wsgi` a file.
-    if "/" in name or name.endswith(".py") or name.endswith(".wsgi") and os.path.isfile(name):
+    if names_file(name):
         module = import_file(name)
     else:
         # Not all that can be imported is an identifier: `my-app` is none.
@@ -389,6 +388,11 @@ def load(text):
     application = find_application(module, expression.strip())
     check_application(application, expression)
     return application
+
+
+def names_file(name):
+    # Django's `project.wsgi` is a module, mod_wsgi's `project.wsgi` a file.
+    return "/" in name or name.endswith(".py") or name.endswith(".wsgi") and os.path.isfile(name)
 
 
 def import_file(path):
@@ -518,7 +522,8 @@ def hint_for(error, application):
     there = getattr(sys.modules.get(first), "__file__", None) or folder
     beside = os.path.join(folder, first)
     # Python has loaded another one of that name for itself.
-    if not there.startswith(folder) and (os.path.isdir(beside) or os.path.isfile(beside + ".py")):
+    if (not names_file(name) and not there.startswith(folder)
+            and (os.path.isdir(beside) or os.path.isfile(beside + ".py"))):
         return ["hint: `%s` is %s; give yours another name, or name its file: %s.py:app"
                 % (first, there, name.replace(".", "/"))]
     missing = getattr(error, "name", None)

@@ -122,6 +122,9 @@ class Failures(Case):
             _, output, _ = self.failure(name, status)
             self.assertIn("hint: `site` is ", output)
             self.assertIn("give yours another name", output)
+        # Named as a file, it is not mistaken; what it lacks is its own.
+        _, output, _ = self.failure("site.py:absent", 4)
+        self.assertNotIn("hint", output)
 
     def test_an_error_of_several_lines_is_told_by_its_first(self):
         words, _, _ = self.failure("explains.py", 3)
